@@ -1,0 +1,196 @@
+//! The one public error: a kind that tells the caller what to do, a sentence that tells a person what happened.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// The result of everything in annals that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: a [kind](ErrorKind) to act on, a context to read, and a source where there is one.
+///
+/// Cloning is cheap: one failed commit answers every append that shared it.
+#[derive(Debug, Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    context: String,
+    detail: Option<Detail>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Debug)]
+enum Detail {
+    Corruption(Corruption),
+    Offsets(OffsetRange),
+}
+
+/// What the caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument, a name, a size or a setting is outside what is allowed: correct the call.
+    Invalid,
+    /// The topic, partition or log does not exist.
+    NotFound,
+    /// The topic exists already, with other settings.
+    AlreadyExists,
+    /// The log has no room for more pending records right now: try again, or wait.
+    Busy,
+    /// Another process, or another handle in this one, has the log open for writing.
+    Locked,
+    /// The offset lies before the log start or beyond the log end; see [`Error::offset_range`].
+    OffsetOutOfRange,
+    /// An expected version did not hold; nothing was written.
+    Conflict,
+    /// A newer owner has taken over; nothing was written.
+    Fenced,
+    /// A value could not be encoded or decoded.
+    Codec,
+    /// Bytes on disk are damaged below what was known to be durable; see [`Error::corruption`].
+    Corrupt,
+    /// The disk is full. Nothing was written, nothing is lost; appends work again once there is room.
+    StorageFull,
+    /// The operating system reported another error.
+    Io,
+    /// An earlier sync failed, so this partition (or, after the journal's, every synced topic) takes no more appends until
+    /// the log is opened again. What was acknowledged stays readable.
+    Poisoned,
+    /// The log has been closed.
+    Closed,
+}
+
+/// Where damage was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Corruption {
+    /// The file, relative to the log's directory.
+    pub file: String,
+    /// The topic, where the file belongs to one.
+    pub topic: Option<String>,
+    /// The partition, where the file belongs to one.
+    pub partition: Option<u32>,
+    /// The position in the file, in bytes.
+    pub position: u64,
+    /// The first offset that cannot be read.
+    pub first_offset: Option<u64>,
+    /// The first offset after the damage that is known to be readable again.
+    pub next_offset: Option<u64>,
+}
+
+/// The offsets that exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OffsetRange {
+    /// The first offset that is there.
+    pub log_start: u64,
+    /// One past the last offset that can be read.
+    pub high_watermark: u64,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, context: context.into(), detail: None, source: None }))
+    }
+
+    pub(crate) fn with_source(
+        kind: ErrorKind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self(Arc::new(Inner { kind, context: context.into(), detail: None, source: Some(source.into()) }))
+    }
+
+    pub(crate) fn invalid(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, context)
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(ErrorKind::Closed, "the log has been closed")
+    }
+
+    /// An error of the storage below: a full disk gets a kind of its own, since waiting helps there.
+    pub(crate) fn io(context: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                ErrorKind::StorageFull
+            }
+            _ => ErrorKind::Io,
+        };
+        Self::with_source(kind, context, source)
+    }
+
+    pub(crate) fn corrupt(context: impl Into<String>, corruption: Corruption) -> Self {
+        Self(Arc::new(Inner {
+            kind: ErrorKind::Corrupt,
+            context: context.into(),
+            detail: Some(Detail::Corruption(corruption)),
+            source: None,
+        }))
+    }
+
+    pub(crate) fn out_of_range(context: impl Into<String>, range: OffsetRange) -> Self {
+        Self(Arc::new(Inner {
+            kind: ErrorKind::OffsetOutOfRange,
+            context: context.into(),
+            detail: Some(Detail::Offsets(range)),
+            source: None,
+        }))
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Where the damage is, for [`ErrorKind::Corrupt`].
+    pub fn corruption(&self) -> Option<&Corruption> {
+        match &self.0.detail {
+            Some(Detail::Corruption(corruption)) => Some(corruption),
+            _ => None,
+        }
+    }
+
+    /// Which offsets exist, for [`ErrorKind::OffsetOutOfRange`].
+    pub fn offset_range(&self) -> Option<OffsetRange> {
+        match &self.0.detail {
+            Some(Detail::Offsets(range)) => Some(*range),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.context)?;
+        if let Some(Detail::Corruption(corruption)) = &self.0.detail {
+            write!(f, " ({corruption})")?;
+        }
+        match &self.0.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(topic), Some(partition)) = (&self.topic, self.partition) {
+            write!(f, "topic {topic}, partition {partition}, ")?;
+        }
+        write!(f, "file {}, position {}", self.file, self.position)?;
+        match (self.first_offset, self.next_offset) {
+            (Some(first), Some(next)) => write!(f, ", offsets {first} to {} affected", next.saturating_sub(1)),
+            (Some(first), None) => write!(f, ", offsets from {first} on affected"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}

@@ -1,0 +1,103 @@
+//! Everything annals knows about the outside world: files, the clock and randomness.
+//!
+//! The layers above speak to [`Storage`], [`File`], [`Clock`] and [`Random`] only, so the engine that serves a real disk is,
+//! byte for byte, the engine that the simulator cuts the power of. Four implementations exist:
+//!
+//! | implementation | for |
+//! |---|---|
+//! | [`disk::Disk`] | the file system |
+//! | [`memory::MemoryDisk`] | `Log::in_memory()` |
+//! | `sim::SimDisk` | tests: page-level power loss and faults, deterministic from a seed |
+//! | `fault::FaultDisk` | tests: fails the k-th call of any other storage |
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) mod clock;
+pub(crate) mod disk;
+#[cfg(test)]
+pub(crate) mod fault;
+pub(crate) mod files;
+pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod sim;
+
+pub(crate) use clock::{Clock, Random};
+
+/// A place that holds directories and files.
+///
+/// Every method may be called from any thread. A name created, renamed or removed is durable only once [`sync_dir`] of its
+/// parent has returned; the bytes of a file only once [`File::sync_data`] has. No method follows symbolic links out of the
+/// directory that it is given: [`list`] reports them as [`EntryKind::Other`] and nobody opens those.
+///
+/// [`sync_dir`]: Storage::sync_dir
+/// [`list`]: Storage::list
+pub(crate) trait Storage: fmt::Debug + Send + Sync + 'static {
+    /// Creates one directory level. `AlreadyExists` if the name is taken, `NotFound` if the parent is missing.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// The entries of a directory, sorted by name; `NotFound` if it is missing, `NotADirectory` if it is a file.
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+    /// Opens a file.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
+    /// Renames a file or a directory, replacing a file of the target name atomically.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file. Handles that are open keep reading it.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock that the file at `path` stands for, creating the file if need be. `WouldBlock` if another
+    /// process, or another holder in this one, has it. Released when the answer is dropped, or when the process dies.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+}
+
+/// How [`Storage::open`] opens a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenMode {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    ReadWrite,
+    /// A new file, for reading and writing; `AlreadyExists` if the name is taken.
+    CreateNew,
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The name, without its directory. A name that is not UTF-8 is reported lossily and with [`EntryKind::Other`].
+    pub(crate) name: String,
+    pub(crate) kind: EntryKind,
+}
+
+/// What a name in a directory stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    File,
+    Dir,
+    /// A symbolic link, a socket, a name that is not UTF-8: none of ours.
+    Other,
+}
+
+/// An open file. Calls may overlap; a read that overlaps a write sees, byte by byte, the old or the new.
+pub(crate) trait File: fmt::Debug + Send + Sync {
+    /// Reads at `position`; fewer bytes than asked for is no error, 0 is the end of the file.
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Writes at `position`, growing the file with zeros if it is shorter; may write fewer bytes than given.
+    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts the file, or grows it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Returns once every byte written before the call, and the length, are on the disk (`fdatasync`).
+    ///
+    /// After an error the state of everything written since the last success is unknown and must not be assumed to
+    /// improve: a second call may succeed without having written anything.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Proof that [`Storage::lock`] was granted.
+pub(crate) trait Lock: fmt::Debug + Send + Sync {}
