@@ -1,4 +1,8 @@
 //! temp
 mod error;
+mod format;
+mod partition;
+mod planted;
+mod segment;
 mod storage;
 pub use error::{Corruption, Error, ErrorKind, OffsetRange, Result};

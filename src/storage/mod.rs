@@ -101,3 +101,11 @@ pub(crate) trait File: fmt::Debug + Send + Sync {
 
 /// Proof that [`Storage::lock`] was granted.
 pub(crate) trait Lock: fmt::Debug + Send + Sync {}
+
+/// The outside world as one value that every layer is handed.
+#[derive(Debug, Clone)]
+pub(crate) struct Env {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+}

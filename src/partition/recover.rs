@@ -1,0 +1,509 @@
+//! Opening a partition: finding its end, telling an unfinished write from damage, and making what is adopted durable.
+//!
+//! Everything here may be cut off by a crash at any call and run again: each step leaves files that the next run reads to the
+//! same answer. The journal has been redone before.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::writer::{create_segment_in, footer_bytes};
+use super::{Partition, PartitionConfig};
+use crate::error::{Corruption, Error, ErrorKind, Result};
+use crate::format::FormatError;
+use crate::format::checkpoint::{CheckpointEntry, SegmentPlace};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::planted::{self, Bug};
+use crate::segment::scan::{self, ScanEnd};
+use crate::segment::{Owner, Segment, Summary, first_place};
+use crate::storage::files::{read_full_at, write_all_at};
+use crate::storage::{EntryKind, Env, File, OpenMode};
+
+/// How much of an adopted tail is written out again at once.
+const REWRITE_BYTES: usize = 1024 * 1024;
+
+/// What opening a partition found and did.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    /// Bytes read beyond the checkpoint.
+    pub(crate) scanned_bytes: u64,
+    /// Records found beyond the checkpoint and kept.
+    pub(crate) adopted_records: u64,
+    /// Bytes of an unfinished write that were cut off.
+    pub(crate) cut_bytes: u64,
+    /// Where the cut bytes were saved.
+    pub(crate) cut_saved: Vec<PathBuf>,
+    /// Damage.
+    pub(crate) damage: Vec<Error>,
+    /// The highest commit number found.
+    pub(crate) last_commit: u64,
+}
+
+/// A partition that is being opened.
+struct Recovery<'a> {
+    env: &'a Env,
+    owner: &'a Arc<Owner>,
+    config: &'a PartitionConfig,
+    dir: &'a Path,
+    findings: Findings,
+}
+
+/// One segment file as recovery found it.
+struct Found {
+    segment: Segment,
+    file: Arc<dyn File>,
+    len: u64,
+    header: SegmentHeader,
+}
+
+/// How the walk through the files ended.
+enum End {
+    /// At the last frame of the last file.
+    Intact,
+    /// At damage that had been durable: nothing may be appended.
+    Damaged(Error),
+}
+
+/// Opens the partition in `dir`.
+pub(crate) fn open(
+    env: &Env,
+    owner: Arc<Owner>,
+    config: PartitionConfig,
+    dir: PathBuf,
+    checkpoint: Option<&CheckpointEntry>,
+) -> Result<(Partition, Findings)> {
+    let mut recovery = Recovery { env, owner: &owner, config: &config, dir: &dir, findings: Findings::default() };
+    let mut found = match recovery.list() {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            recovery.findings.damage.push(error);
+            Vec::new()
+        }
+        other => other?,
+    };
+    let log_start = checkpoint.map_or(0, |entry| entry.log_start);
+    let walked = match recovery.findings.damage.pop() {
+        Some(damage) => Err(damage),
+        None => recovery.walk(&mut found, checkpoint, log_start),
+    };
+    let (mut place, end) = match walked {
+        Err(error) if error.kind() == ErrorKind::Corrupt => (unreachable_place(checkpoint), End::Damaged(error)),
+        other => other?,
+    };
+    let mut findings = recovery.findings;
+    findings.last_commit = findings.last_commit.max(place.last_commit);
+
+    let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(found.len() + 1);
+    for Found { segment, file, .. } in found {
+        segment.adopt_file(file);
+        segments.push(Arc::new(segment));
+    }
+    let needs_new = segments.last().is_none_or(|last| last.is_sealed());
+    if needs_new && matches!(end, End::Intact) {
+        let segment = create_segment_in(env, &dir, &owner, config.log_id, place.next_offset, true)?;
+        place = first_place(segment.base_offset, segment.incarnation);
+        segments.push(Arc::new(segment));
+    }
+    let active = match segments.last() {
+        Some(last) => Arc::clone(last),
+        None => Arc::new(no_segment(env, &owner, &dir)),
+    };
+    let log_start = log_start.max(segments.first().map_or(0, |first| first.base_offset));
+    let partition = Partition::new(env.clone(), owner, config, dir, segments, active, place, log_start);
+    if let End::Damaged(error) = end {
+        findings.damage.push(error.clone());
+        partition.fail(error);
+    }
+    Ok((partition, findings))
+}
+
+impl Recovery<'_> {
+    /// The segment files in order. What an unfinished step left behind is removed.
+    fn list(&mut self) -> Result<Vec<Found>> {
+        let storage = &*self.env.storage;
+        let failed = |error| Error::io(format!("cannot list {}", self.dir.display()), error);
+        let entries = storage.list(self.dir).map_err(failed)?;
+        let mut bases = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
+            if let Some(base) = Segment::parse_file_name(&entry.name) {
+                bases.push(base);
+            } else if entry.name.ends_with(".tmp") || self.is_orphan_index(&entry.name, &entries) {
+                let path = self.dir.join(&entry.name);
+                storage
+                    .remove_file(&path)
+                    .map_err(|error| Error::io(format!("cannot remove {}", path.display()), error))?;
+            }
+        }
+        bases.sort_unstable();
+        let mut found = Vec::with_capacity(bases.len());
+        for (index, base) in bases.iter().enumerate() {
+            let is_last = index + 1 == bases.len();
+            if let Some(segment) = self.open_segment(*base, is_last)? {
+                found.push(segment);
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_orphan_index(&self, name: &str, entries: &[crate::storage::Entry]) -> bool {
+        name.strip_suffix(".index")
+            .is_some_and(|stem| !entries.iter().any(|other| other.name.strip_suffix(".log") == Some(stem)))
+    }
+
+    /// Opens a segment file and checks that it is the one that its name says. The last may be one whose creation was cut
+    /// off: it was never used, and is removed.
+    fn open_segment(&mut self, base: u64, is_last: bool) -> Result<Option<Found>> {
+        let path = self.dir.join(Segment::file_name(base));
+        let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
+        let file = self.env.storage.open(&path, OpenMode::ReadWrite).map_err(failed)?;
+        let len = file.len().map_err(failed)?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = read_full_at(&*file, &mut bytes, 0).map_err(failed)?;
+        let header = match SegmentHeader::decode(&bytes[..read]) {
+            Ok(header) if self.is_ours(&header, base) => header,
+            Err(why @ FormatError::Newer(_)) => return Err(Error::invalid(format!("{}: {why}", path.display()))),
+            other => {
+                let rest_is_zero = scan::only_zeros(&file, SEGMENT_HEADER_BYTES as u64, len).map_err(failed)?;
+                if other.is_err() && is_last && rest_is_zero {
+                    self.env.storage.remove_file(&path).map_err(failed)?;
+                    return Ok(None);
+                }
+                let why = other.err().unwrap_or(FormatError::Incarnation);
+                return Err(self.corrupt(base, 0, why));
+            }
+        };
+        let segment = Segment::existing(
+            Arc::clone(&self.env.storage),
+            Arc::clone(self.owner),
+            path.clone(),
+            &header,
+            SEGMENT_HEADER_BYTES as u64,
+            None,
+        );
+        Ok(Some(Found { segment, file, len, header }))
+    }
+
+    fn is_ours(&self, header: &SegmentHeader, base: u64) -> bool {
+        header.log_id == self.config.log_id
+            && header.topic_id == self.owner.topic_id
+            && header.partition == self.owner.partition
+            && header.base_offset == base
+    }
+
+    /// Walks the files from the checkpoint on to the end.
+    fn walk(
+        &mut self,
+        found: &mut Vec<Found>,
+        checkpoint: Option<&CheckpointEntry>,
+        log_start: u64,
+    ) -> Result<(SegmentPlace, End)> {
+        let Some(first) = found.first() else {
+            // Nothing was ever written, or everything has gone.
+            let next_offset = checkpoint.map_or(0, |entry| entry.place.next_offset);
+            if next_offset > log_start {
+                return Err(missing(self.owner, next_offset, "the partition's segments are missing"));
+            }
+            return Ok((first_place(log_start, 0), End::Intact));
+        };
+        if first.header.base_offset > log_start {
+            return Err(missing(self.owner, log_start, "the partition's first segment is missing"));
+        }
+        let start = self.start(found, checkpoint)?;
+        for index in 0..start {
+            self.open_sealed(found, index)?;
+        }
+        let mut place = match checkpoint {
+            Some(entry) => entry.place,
+            None => found.get(start).map_or(first_place(0, 0), |at| {
+                first_place(at.header.base_offset, at.header.incarnation)
+            }),
+        };
+        // The offset below which frames themselves say that they are on the disk.
+        let mut proven = checkpoint.map_or(0, |entry| entry.place.next_offset);
+        let mut index = start;
+        while index < found.len() {
+            if index > start {
+                let Some(at) = found.get(index) else { break };
+                place = SegmentPlace {
+                    last_commit: place.last_commit,
+                    ..first_place(at.header.base_offset, at.header.incarnation)
+                };
+            }
+            let end = self.walk_segment(found, index, &mut place, &mut proven)?;
+            if let Some(damaged) = end {
+                return Ok((place, End::Damaged(damaged)));
+            }
+            index += 1;
+        }
+        Ok((place, End::Intact))
+    }
+
+    /// Which file the walk begins in: the checkpoint's, else the first that is not sealed.
+    fn start(&mut self, found: &[Found], checkpoint: Option<&CheckpointEntry>) -> Result<usize> {
+        if let Some(entry) = checkpoint {
+            let at = found.iter().position(|found| {
+                found.header.base_offset == entry.place.segment_base
+                    && found.header.incarnation == entry.place.incarnation
+            });
+            let Some(at) = at else {
+                return Err(missing(self.owner, entry.place.segment_base, "a segment that the checkpoint names is missing"));
+            };
+            return Ok(at);
+        }
+        for (index, Found { file, len, header, .. }) in found.iter().enumerate() {
+            let sealed = scan::footer(file, header.incarnation, *len)
+                .map_err(|error| Error::io("cannot read a segment's footer", error))?;
+            if sealed.is_none() {
+                return Ok(index);
+            }
+        }
+        Ok(found.len().saturating_sub(1))
+    }
+
+    /// Takes a segment before the checkpoint as its footer describes it. Without one its frames' headers are walked; damage
+    /// there is met, and reported, by whoever reads it.
+    fn open_sealed(&mut self, found: &mut [Found], index: usize) -> Result<()> {
+        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let Some(Found { segment, file, len, header }) = found.get(index) else { return Ok(()) };
+        let failed = |error| segment.io("read", error);
+        if let Some((frame, footer, position)) = scan::footer(file, header.incarnation, *len).map_err(failed)? {
+            segment.set_readable(position);
+            segment.reset_index(position);
+            segment.set_sealed(Summary {
+                next_offset: frame.next_offset(),
+                max_timestamp: frame.max_timestamp,
+                last_commit: footer.last_commit,
+            });
+            return Ok(());
+        }
+        let mut place = first_place(header.base_offset, header.incarnation);
+        scan::headers(file, &mut place, *len, |_, _| {}).map_err(failed)?;
+        if next_base.is_some_and(|base| base != place.next_offset) {
+            let error = segment.corrupt(FormatError::HeaderChecksum, place.position, Some(place.next_offset), next_base);
+            self.findings.damage.push(error);
+        }
+        segment.set_readable(place.position);
+        segment.reset_index(place.position);
+        segment.set_sealed(Summary { max_timestamp: i64::MAX, ..Summary::of(&place) });
+        Ok(())
+    }
+
+    /// Walks one file from `place`. Answers with the damage if the partition must not be appended to.
+    fn walk_segment(
+        &mut self,
+        found: &mut Vec<Found>,
+        index: usize,
+        place: &mut SegmentPlace,
+        proven: &mut u64,
+    ) -> Result<Option<Error>> {
+        let Some(Found { segment, file, len, .. }) = found.get(index) else { return Ok(None) };
+        let (file, len, from) = (Arc::clone(file), *len, place.position);
+        segment.set_readable(from);
+        segment.reset_index(from);
+        segment.index().set_max_timestamp(place.max_timestamp);
+        if len < from {
+            let why = segment.corrupt(FormatError::Short, len, None, Some(place.next_offset));
+            return Ok(Some(why));
+        }
+        let mut unproven = None;
+        let records_before = place.record_count;
+        let scanned = {
+            let mut index = segment.index();
+            scan::frames(&file, place, len, |position, header| {
+                index.note(position, header);
+                *proven = (*proven).max(header.durable_upto);
+                // The newest `durable_upto` decides, so the headers are walked again once it is known.
+                unproven.get_or_insert(Unproven { position, base_offset: header.base_offset });
+            })
+        };
+        let end = scanned.map_err(|error| segment.io("read", error))?;
+        self.findings.scanned_bytes += place.position - from;
+        self.findings.adopted_records += place.record_count - records_before;
+        segment.set_readable(place.position);
+        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let continues = next_base.is_none_or(|base| base == place.next_offset);
+        if end == ScanEnd::Sealed && continues {
+            segment.set_sealed(Summary::of(place));
+            return Ok(None);
+        }
+        if end != ScanEnd::Clean || !continues {
+            if let Some(rot) = self.rot(found, index, place, end)? {
+                return Ok(Some(rot));
+            }
+            self.cut(found, index, place, len)?;
+        }
+        let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
+        self.make_durable(segment, &file, place, unproven.filter(|_| !planted::is(Bug::AdoptedTailNotSynced)), len, *proven)?;
+        if index + 1 < found.len() {
+            self.reseal(segment, &file, place)?;
+        }
+        Ok(None)
+    }
+
+    /// Whether what lies behind the end of the walk had been on the disk: then it was damaged, not left unfinished.
+    fn rot(&self, found: &[Found], index: usize, place: &SegmentPlace, end: ScanEnd) -> Result<Option<Error>> {
+        if planted::is(Bug::RotTruncated) || planted::is(Bug::ResyncPastHole) {
+            return Ok(None);
+        }
+        let Some(Found { segment, file, len, .. }) = found.get(index) else { return Ok(None) };
+        let failed = |error| segment.io("read", error);
+        let why = if let ScanEnd::Damaged(why) = end { why } else { FormatError::Offset };
+        let mut proof = scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
+        for later in found.iter().skip(index + 1) {
+            if proof.is_none() {
+                proof = scan::proof_of_rot(&later.file, later.header.incarnation, place.next_offset, 0, later.len)
+                    .map_err(failed)?;
+            }
+        }
+        Ok(proof.map(|(_, header)| {
+            segment.corrupt(why, place.position, Some(place.next_offset), Some(header.base_offset))
+        }))
+    }
+
+    /// Takes an unfinished write away: saves what it left, then cuts the file, and sets later files aside.
+    fn cut(&mut self, found: &mut Vec<Found>, index: usize, place: &SegmentPlace, len: u64) -> Result<()> {
+        for later in found.drain(index + 1..) {
+            let aside = later.segment.path().with_extension("log.torn");
+            let renamed = self.env.storage.rename(later.segment.path(), &aside);
+            renamed.map_err(|error| later.segment.io("set aside", error))?;
+            self.findings.cut_bytes += later.len;
+            self.findings.cut_saved.push(aside);
+        }
+        let Some(Found { segment, file, .. }) = found.get(index) else { return Ok(()) };
+        let failed = |error| segment.io("cut the unfinished end of", error);
+        let Some(last) = scan::last_nonzero(file, place.position, len).map_err(failed)? else { return Ok(()) };
+        let mut bytes = vec![0; usize::try_from(last - place.position).unwrap_or(usize::MAX)];
+        let read = read_full_at(&**file, &mut bytes, place.position).map_err(failed)?;
+        bytes.truncate(read);
+        self.findings.cut_bytes += bytes.len() as u64;
+        if planted::is(Bug::CutNotSaved) {
+            return Ok(());
+        }
+        let name = format!("{:020}-{}.torn", place.segment_base, place.position);
+        crate::storage::files::replace_file(&*self.env.storage, self.dir, &name, &bytes).map_err(failed)?;
+        self.findings.cut_saved.push(self.dir.join(name));
+        Ok(())
+    }
+
+    /// Cuts the file behind the last frame and puts what is adopted on the disk. A sync alone is not enough: the pages may be
+    /// those of a failed sync, which the system holds for clean though the disk never got them. So they are written again.
+    fn make_durable(
+        &self,
+        segment: &Segment,
+        file: &Arc<dyn File>,
+        place: &SegmentPlace,
+        unproven: Option<Unproven>,
+        len: u64,
+        proven: u64,
+    ) -> Result<()> {
+        let failed = |error| segment.io("make durable what was found in", error);
+        let rewrite_from = unproven.and_then(|unproven| unproven.first_from(proven, file, place));
+        if len == place.position && rewrite_from.is_none() {
+            return Ok(());
+        }
+        if let Some(from) = rewrite_from {
+            rewrite(&**file, from, place.position).map_err(failed)?;
+        }
+        file.set_len(place.position).map_err(failed)?;
+        file.sync_data().map_err(failed)
+    }
+
+    /// Seals a segment that another one follows, as its rotation would have.
+    fn reseal(&self, segment: &Segment, file: &Arc<dyn File>, place: &SegmentPlace) -> Result<()> {
+        let sealed = footer_bytes(place, place.next_offset);
+        let write = || -> io::Result<()> {
+            write_all_at(&**file, &sealed, place.position)?;
+            file.sync_data()
+        };
+        write().map_err(|error| segment.io("seal", error))?;
+        segment.set_sealed(Summary::of(place));
+        Ok(())
+    }
+
+    fn corrupt(&self, base: u64, position: u64, why: FormatError) -> Error {
+        Error::corrupt(
+            format!("a segment's header is damaged or is another file's: {why}"),
+            Corruption {
+                file: format!("topics/{}/{}/{}", self.owner.topic, self.owner.partition, Segment::file_name(base)),
+                topic: Some(self.owner.topic.to_string()),
+                partition: Some(self.owner.partition),
+                position,
+                first_offset: Some(base),
+                next_offset: None,
+            },
+        )
+    }
+}
+
+/// The first frame of a walk, from which to look for the first that no later frame proves to be on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Unproven {
+    position: u64,
+    base_offset: u64,
+}
+
+
+impl Unproven {
+    /// The position of the first frame that ends above `proven`.
+    fn first_from(self, proven: u64, file: &Arc<dyn File>, end: &SegmentPlace) -> Option<u64> {
+        let mut at = first_place(self.base_offset, end.incarnation);
+        at.position = self.position;
+        let mut first = None;
+        let walked = scan::headers(file, &mut at, end.position, |position, header| {
+            if first.is_none() && header.next_offset() > proven {
+                first = Some(position);
+            }
+        });
+        match walked {
+            Ok(_) => first,
+            // Rather too much than too little.
+            Err(_) => Some(self.position),
+        }
+    }
+}
+
+fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+    let mut buffer = vec![0; REWRITE_BYTES.min((to - from) as usize)];
+    let mut position = from;
+    while position < to {
+        let step = buffer.len().min((to - position) as usize);
+        let read = read_full_at(file, &mut buffer[..step], position)?;
+        if read < step {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        write_all_at(file, &buffer[..step], position)?;
+        position += step as u64;
+    }
+    Ok(())
+}
+
+fn missing(owner: &Owner, offset: u64, what: &str) -> Error {
+    Error::corrupt(
+        what,
+        Corruption {
+            file: format!("topics/{}/{}/{}", owner.topic, owner.partition, Segment::file_name(offset)),
+            topic: Some(owner.topic.to_string()),
+            partition: Some(owner.partition),
+            position: 0,
+            first_offset: Some(offset),
+            next_offset: None,
+        },
+    )
+}
+
+/// Where a partition ends whose files cannot even be walked.
+fn unreachable_place(checkpoint: Option<&CheckpointEntry>) -> SegmentPlace {
+    checkpoint.map_or(first_place(0, 0), |entry| entry.place)
+}
+
+/// Stands for the active segment of a partition that has none to write to, because it is damaged.
+fn no_segment(env: &Env, owner: &Arc<Owner>, dir: &Path) -> Segment {
+    let header = SegmentHeader {
+        log_id: 0,
+        topic_id: owner.topic_id,
+        partition: owner.partition,
+        base_offset: 0,
+        incarnation: 0,
+        created_at: 0,
+    };
+    Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), dir.join(Segment::file_name(0)), &header, 0, None)
+}

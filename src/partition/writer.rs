@@ -1,0 +1,547 @@
+//! The one writer of a partition: placing frames, writing them, starting new segments, syncing, and making room ahead.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
+
+use bytes::Bytes;
+
+use super::{IDLE, Partition};
+use crate::error::{Error, Result};
+use crate::format::checkpoint::SegmentPlace;
+use crate::format::frame::{FrameHeader, FrameKind, header_crc};
+use crate::format::journal::FrameTarget;
+use crate::format::record::{FrameBuilder, FramePlace};
+use crate::format::segment::{FOOTER_BODY_BYTES, Footer, SegmentHeader};
+use crate::planted::{self, Bug};
+use crate::segment::reader::own_frame;
+use crate::segment::{Segment, Summary, advance, first_place, lock};
+use crate::storage::files::{write_all_at, write_zeros};
+use crate::storage::{File, OpenMode};
+
+/// The first step in which a partition's file grows ahead of its writer; each step doubles up to the last.
+const ROOM_BYTES_MIN: u64 = 8 * 1024;
+const ROOM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The end of the partition; changed under its lock only.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) active: Arc<Segment>,
+    file: Option<Arc<dyn File>>,
+    pub(crate) place: SegmentPlace,
+    /// Segments that hold bytes no sync has covered yet, oldest first.
+    pub(crate) unsynced: Vec<Arc<Segment>>,
+    /// The name of the active segment is not durable yet.
+    dir_unsynced: bool,
+    /// Sealed segments whose index is still to be written.
+    unindexed: Vec<(Arc<Segment>, SegmentPlace)>,
+    room_step: u64,
+    scratch: FrameBuilder,
+}
+
+impl Writer {
+    pub(crate) fn new(active: Arc<Segment>, place: SegmentPlace) -> Self {
+        Self {
+            active,
+            file: None,
+            place,
+            unsynced: Vec::new(),
+            dir_unsynced: false,
+            unindexed: Vec::new(),
+            room_step: ROOM_BYTES_MIN,
+            scratch: FrameBuilder::new(),
+        }
+    }
+
+    fn file(&mut self) -> Result<Arc<dyn File>> {
+        match &self.file {
+            Some(file) => Ok(Arc::clone(file)),
+            None => Ok(Arc::clone(self.file.insert(self.active.file()?))),
+        }
+    }
+
+    fn mark_unsynced(&mut self) {
+        if self.unsynced.last().is_none_or(|last| !Arc::ptr_eq(last, &self.active)) {
+            self.unsynced.push(Arc::clone(&self.active));
+        }
+    }
+}
+
+/// A frame that a journaled commit has placed: it has its offsets and its position, and is not yet in its file.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) header: FrameHeader,
+    pub(crate) target: FrameTarget,
+    pub(crate) bytes: Bytes,
+}
+
+/// What an append without a sync has reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    pub(crate) base_offset: u64,
+    pub(crate) commit: u64,
+}
+
+/// Exclusive access to the end of a partition.
+pub(crate) struct WriterGuard<'a> {
+    partition: &'a Partition,
+    writer: MutexGuard<'a, Writer>,
+}
+
+impl Partition {
+    /// Waits for the writer.
+    pub(crate) fn writer(&self) -> WriterGuard<'_> {
+        WriterGuard { partition: self, writer: lock(&self.writer) }
+    }
+
+    /// Appends one frame to the page cache and makes it visible at once. `next_commit` is the log's counter: the number is
+    /// taken under this partition's lock, so that numbers ascend within the partition.
+    pub(crate) fn append_relaxed(
+        &self,
+        frame_len_max: usize,
+        next_commit: &AtomicU64,
+        fill: impl FnOnce(&mut FrameBuilder),
+    ) -> Result<Written> {
+        let mut guard = self.writer();
+        self.check_open()?;
+        guard.prepare(frame_len_max)?;
+        let mut scratch = std::mem::take(&mut guard.writer.scratch);
+        scratch.clear();
+        fill(&mut scratch);
+        // Announced before the number is taken: see `log::horizon`.
+        self.inflight.store(next_commit.load(Ordering::SeqCst), Ordering::SeqCst);
+        let commit = next_commit.fetch_add(1, Ordering::SeqCst);
+        let answer = guard.append(&mut scratch, commit);
+        if let Ok(header) = &answer {
+            guard.publish_written(header, &scratch);
+        }
+        self.inflight.store(IDLE, Ordering::SeqCst);
+        guard.writer.scratch = scratch;
+        drop(guard);
+        let header = answer?;
+        self.changed.notify(usize::MAX);
+        Ok(Written { base_offset: header.base_offset, commit })
+    }
+
+    /// Syncs everything that is written, oldest segment first, and returns the offset below which all is on the disk.
+    pub(crate) fn sync_written(&self) -> Result<u64> {
+        let _one_at_a_time = lock(&self.syncing);
+        let (segments, active, position, dir_unsynced, end) = {
+            let writer = lock(&self.writer);
+            if let Some(failure) = self.failure() {
+                return Err(failure.clone());
+            }
+            let Writer { unsynced, active, place, dir_unsynced, .. } = &*writer;
+            (unsynced.clone(), Arc::clone(active), place.position, *dir_unsynced, place.next_offset)
+        };
+        for segment in &segments {
+            segment.file()?.sync_data().map_err(|error| self.poison(error))?;
+        }
+        if dir_unsynced {
+            self.env.storage.sync_dir(&self.dir).map_err(|error| self.poison(error))?;
+        }
+        self.durable_end.fetch_max(end, Ordering::AcqRel);
+        // The list is cleared only now, so that nobody takes it for empty while the sync runs; what was written to the
+        // active segment meanwhile (or the footer it got) keeps it there.
+        let mut writer = lock(&self.writer);
+        let untouched = Arc::ptr_eq(&writer.active, &active) && writer.place.position == position;
+        let is_done = |segment: &Arc<Segment>| {
+            segments.iter().any(|done| Arc::ptr_eq(done, segment)) && (untouched || !Arc::ptr_eq(segment, &active))
+        };
+        writer.unsynced.retain(|segment| !is_done(segment));
+        if untouched {
+            writer.dir_unsynced = false;
+        }
+        Ok(end)
+    }
+
+    /// Writes zeros ahead of the writer, so that its syncs need not change the file's size. Failing to is no error: the
+    /// writer makes its own room then.
+    pub(crate) fn make_room_ahead(&self) {
+        let (file, from, to, _claim) = {
+            let mut writer = lock(&self.writer);
+            let Ok(claim) = self.prewriting.try_lock() else { return };
+            if self.check_open().is_err() {
+                return;
+            }
+            let from = self.prewritten.load(Ordering::Acquire).max(writer.place.position);
+            let step = writer.room_step;
+            let to = (writer.place.position + step).min(self.config.segment_bytes_max);
+            let Ok(file) = writer.file() else { return };
+            writer.room_step = (step * 2).min(ROOM_BYTES_MAX);
+            (file, from, to, claim)
+        };
+        if from >= to {
+            return;
+        }
+        match write_zeros(&*file, from, to) {
+            Ok(()) => match file.sync_data() {
+                Ok(()) => self.prewritten.store(to, Ordering::Release),
+                // The error may have been about somebody's records: syncs report for the whole file.
+                Err(error) => drop(self.poison(error)),
+            },
+            Err(error) => tracing::debug!(%error, "no room ahead of the writer"),
+        }
+    }
+
+    /// Writes the indexes of segments that were sealed since the last call.
+    pub(crate) fn store_indexes(&self) {
+        let unindexed = std::mem::take(&mut lock(&self.writer).unindexed);
+        for (segment, place) in unindexed {
+            if let Err(error) = segment.store_index(&place) {
+                tracing::debug!(%error, "an index was not written; it will be rebuilt");
+            }
+        }
+    }
+
+    /// Syncs and cuts the room ahead off, so that a closed log has no bytes but its own.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let cut = {
+            let mut writer = lock(&self.writer);
+            let settled = lock(&self.prewriting);
+            let cut = self.failure().is_none() && self.prewritten.load(Ordering::Acquire) > writer.place.position;
+            if cut {
+                let (file, position) = (writer.file()?, writer.place.position);
+                file.set_len(position).map_err(|error| writer.active.io("cut", error))?;
+                self.prewritten.store(position, Ordering::Release);
+                writer.mark_unsynced();
+            }
+            drop(settled);
+            cut
+        };
+        let unsynced = cut || !lock(&self.writer).unsynced.is_empty();
+        if unsynced {
+            self.sync_written()?;
+        }
+        self.store_indexes();
+        Ok(())
+    }
+}
+
+impl WriterGuard<'_> {
+    /// The offset that the next record gets.
+    pub(crate) fn next_offset(&self) -> u64 {
+        self.writer.place.next_offset
+    }
+
+    /// Starts a new segment if `len` more bytes would be too many for this one.
+    pub(crate) fn prepare(&mut self, len: usize) -> Result<()> {
+        let place = &self.writer.place;
+        let full = place.frame_count > 0 && place.position + len as u64 > self.partition.config.segment_bytes_max;
+        // The footer's span of offsets has 32 bits.
+        let long = place.next_offset - place.segment_base >= u64::from(u32::MAX / 2);
+        if full || long {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the frame its offsets and writes it at the end; not yet synced or visible. After an error nothing has changed.
+    pub(crate) fn append(&mut self, builder: &mut FrameBuilder, commit: u64) -> Result<FrameHeader> {
+        let place = self.writer.place;
+        let (header, bytes) = builder.finish(self.frame_place(&place, commit));
+        self.write(place.position, bytes)?;
+        self.moved_past(&header, bytes);
+        Ok(header)
+    }
+
+    /// Makes what [`append`](Self::append) wrote visible before any sync of it.
+    fn publish_written(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
+        self.writer.mark_unsynced();
+        self.publish(header, builder);
+    }
+
+    /// Syncs what [`append`](Self::append) wrote. An error poisons the partition.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        let file = self.writer.file()?;
+        if planted::is(Bug::AckBeforeSync) {
+            return Ok(());
+        }
+        let mut answer = file.sync_data();
+        if answer.is_err() && planted::is(Bug::RetriedSync) {
+            answer = file.sync_data();
+        }
+        answer.map_err(|error| self.partition.poison(error))?;
+        // Everything in this file is on the disk now, whoever wrote it; older files may still wait for theirs.
+        let active = Arc::clone(&self.writer.active);
+        if self.writer.unsynced.first().is_some_and(|first| Arc::ptr_eq(first, &active)) {
+            self.writer.unsynced.clear();
+        }
+        Ok(())
+    }
+
+    /// Makes a synced frame visible.
+    pub(crate) fn publish_synced(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
+        self.partition.durable_end.fetch_max(header.next_offset(), Ordering::AcqRel);
+        self.publish(header, builder);
+    }
+
+    fn publish(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
+        let partition = self.partition;
+        if partition.tail.is_followed() {
+            partition.tail.written(header.next_offset());
+            partition.tail.push(own_frame(*header, &Bytes::copy_from_slice(builder.bytes())));
+        }
+        self.writer.active.set_readable(self.writer.place.position);
+        partition.visible_end.store(header.next_offset(), Ordering::Release);
+    }
+
+    /// Makes sure that `len` more bytes have their place in the file, whatever happens to the disk's free space later, and
+    /// that what lies before them is on the disk.
+    pub(crate) fn prepare_journaled(&mut self, len: usize) -> Result<()> {
+        self.prepare(len)?;
+        if !self.partition.config.synced && !self.writer.unsynced.is_empty() {
+            self.sync_relaxed()?;
+        }
+        if planted::is(Bug::RoomNotMade) {
+            return Ok(());
+        }
+        let (from, to) = (self.partition.prewritten.load(Ordering::Acquire), self.writer.place.position + len as u64);
+        if to <= from {
+            return Ok(());
+        }
+        self.settle();
+        let from = self.partition.prewritten.load(Ordering::Acquire).max(self.writer.place.position);
+        let to = to.max((self.writer.place.position + ROOM_BYTES_MIN).min(self.partition.config.segment_bytes_max));
+        let file = self.writer.file()?;
+        if from < to {
+            if let Err(error) = write_zeros(&*file, from, to) {
+                let error = self.writer.active.io("make room in", error);
+                self.cut_back(self.writer.place.position);
+                return Err(error);
+            }
+            self.partition.prewritten.store(to, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// A relaxed partition in a commit of several: everything before the commit goes to the disk first, or recovery would
+    /// find a hole before it.
+    fn sync_relaxed(&mut self) -> Result<()> {
+        for segment in std::mem::take(&mut self.writer.unsynced) {
+            segment.file()?.sync_data().map_err(|error| self.partition.poison(error))?;
+        }
+        if std::mem::take(&mut self.writer.dir_unsynced) {
+            let synced = self.partition.env.storage.sync_dir(&self.partition.dir);
+            synced.map_err(|error| self.partition.poison(error))?;
+        }
+        self.partition.durable_end.fetch_max(self.writer.place.next_offset, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Gives a frame its offsets and position for the journal. `after` is the frame staged before it in the same commit.
+    pub(crate) fn stage(&self, mut builder: FrameBuilder, commit: u64, after: Option<&Staged>) -> Staged {
+        let mut place = self.writer.place;
+        if let Some(after) = after {
+            place.next_offset = after.header.next_offset();
+            place.position = after.target.position + after.bytes.len() as u64;
+        }
+        let (header, _) = builder.finish(self.frame_place(&place, commit));
+        let target = FrameTarget {
+            topic_id: self.partition.owner.topic_id,
+            partition: self.partition.owner.partition,
+            segment_base: place.segment_base,
+            position: place.position,
+        };
+        Staged { header, target, bytes: builder.into_bytes() }
+    }
+
+    /// Makes a staged frame visible: the journal holds it durably.
+    pub(crate) fn publish_staged(&mut self, staged: &Staged) {
+        self.moved_past(&staged.header, &staged.bytes);
+        let partition = self.partition;
+        partition.tail.push(own_frame(staged.header, &staged.bytes));
+        partition.durable_end.fetch_max(staged.header.next_offset(), Ordering::AcqRel);
+        partition.visible_end.store(staged.header.next_offset(), Ordering::Release);
+    }
+
+    /// Writes a published frame to its file. An error poisons the partition: the journal keeps the frame for the next open,
+    /// and memory keeps it for readers until then.
+    pub(crate) fn write_staged(&mut self, staged: &Staged) -> Result<()> {
+        let file = self.writer.file()?;
+        write_all_at(&*file, &staged.bytes, staged.target.position).map_err(|error| self.partition.poison(error))?;
+        self.writer.mark_unsynced();
+        self.writer.active.set_readable(staged.target.position + staged.bytes.len() as u64);
+        self.partition.tail.written(staged.header.next_offset());
+        Ok(())
+    }
+
+    fn frame_place(&self, place: &SegmentPlace, commit: u64) -> FramePlace {
+        FramePlace {
+            incarnation: place.incarnation,
+            base_offset: place.next_offset,
+            durable_upto: self.partition.durable_end(),
+            commit,
+        }
+    }
+
+    fn moved_past(&mut self, header: &FrameHeader, bytes: &[u8]) {
+        let writer = &mut *self.writer;
+        writer.active.index().note(writer.place.position, header);
+        advance(&mut writer.place, header, bytes.first_chunk().map_or(0, header_crc));
+        let prewritten = self.partition.prewritten.load(Ordering::Relaxed);
+        if self.partition.config.synced && writer.place.position + writer.room_step / 4 > prewritten {
+            self.partition.wants_room.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes at the end of the file. After an error the file is as it was.
+    fn write(&mut self, position: u64, bytes: &[u8]) -> Result<()> {
+        let end = position + bytes.len() as u64;
+        if end > self.partition.prewritten.load(Ordering::Acquire) {
+            // Whoever writes zeros ahead right now would write them over these bytes.
+            self.settle();
+        }
+        let file = self.writer.file()?;
+        let Err(error) = write_all_at(&*file, bytes, position) else {
+            if end > self.partition.prewritten.load(Ordering::Relaxed) {
+                self.partition.prewritten.store(end, Ordering::Release);
+            }
+            return Ok(());
+        };
+        let failed = self.writer.active.io("write to", error);
+        if planted::is(Bug::FailedWriteAdvances) {
+            self.writer.place.position = end;
+            return Err(failed);
+        }
+        self.cut_back(position);
+        Err(failed)
+    }
+
+    /// Takes away what a failed write may have left. If even that fails nothing may be written after it.
+    fn cut_back(&mut self, position: u64) {
+        self.settle();
+        let cut = self.writer.file().and_then(|file| {
+            file.set_len(position).map_err(|error| self.writer.active.io("cut back", error))
+        });
+        match cut {
+            Ok(()) => self.partition.prewritten.store(position, Ordering::Release),
+            Err(error) => drop(self.partition.poison(io::Error::other(error))),
+        }
+    }
+
+    /// Waits until nobody writes ahead. Holding the writer's lock, nobody can begin to.
+    fn settle(&self) {
+        drop(lock(&self.partition.prewriting));
+    }
+
+    /// Starts a new segment and seals the old one. If the new one cannot be made the old one stays in use.
+    fn rotate(&mut self) -> Result<()> {
+        self.settle();
+        let partition = self.partition;
+        if partition.config.synced && !self.writer.unsynced.is_empty() {
+            for segment in std::mem::take(&mut self.writer.unsynced) {
+                segment.file()?.sync_data().map_err(|error| partition.poison(error))?;
+            }
+        }
+        let segment = create_segment(partition, self.writer.place.next_offset, partition.config.synced)?;
+        self.seal();
+        let segment = Arc::new(segment);
+        partition.add_segment(Arc::clone(&segment));
+        let writer = &mut *self.writer;
+        let sealed_place = writer.place;
+        writer.unindexed.push((Arc::clone(&writer.active), sealed_place));
+        writer.place = first_place(segment.base_offset, segment.incarnation);
+        partition.prewritten.store(writer.place.position, Ordering::Release);
+        writer.file = None;
+        writer.active = segment;
+        writer.dir_unsynced |= !partition.config.synced;
+        if !partition.config.synced {
+            writer.mark_unsynced();
+        }
+        Ok(())
+    }
+
+    /// Writes the footer and cuts the room ahead off. Nothing depends on either, so failing to is no error: recovery walks an
+    /// unsealed segment as it does the last one.
+    fn seal(&mut self) {
+        let Writer { active, place, .. } = &*self.writer;
+        let sealed = footer_bytes(place, self.partition.durable_end());
+        let written = self.writer.active.file().and_then(|file| {
+            write_all_at(&*file, &sealed, place.position).map_err(|error| active.io("seal", error))?;
+            file.set_len(place.position + sealed.len() as u64).map_err(|error| active.io("cut", error))
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, "a segment was left without its footer");
+        }
+        active.set_sealed(Summary::of(place));
+        self.writer.mark_unsynced();
+    }
+}
+
+/// The footer frame of a segment that ends at `place`.
+pub(crate) fn footer_bytes(place: &SegmentPlace, durable_upto: u64) -> Vec<u8> {
+    let body = Footer {
+        frame_count: place.frame_count,
+        record_count: place.record_count,
+        chain_crc: place.chain_crc,
+        first_commit: place.first_commit,
+        last_commit: place.last_commit,
+    }
+    .encode();
+    let header = FrameHeader {
+        kind: FrameKind::Footer,
+        body_len: FOOTER_BODY_BYTES as u32,
+        body_crc: crc32fast::hash(&body),
+        incarnation: place.incarnation,
+        base_offset: place.segment_base,
+        record_count: 0,
+        last_offset_delta: (place.next_offset - place.segment_base).saturating_sub(1) as u32,
+        base_timestamp: place.max_timestamp,
+        max_timestamp: place.max_timestamp,
+        durable_upto,
+        commit: place.last_commit,
+    };
+    let mut front = [0; crate::format::frame::FRAME_HEADER_BYTES];
+    header.encode_into(&mut front);
+    [&front[..], &body[..]].concat()
+}
+
+/// Creates an empty segment; durable with its name before it is returned if `synced`.
+pub(crate) fn create_segment(partition: &Partition, base_offset: u64, synced: bool) -> Result<Segment> {
+    let Partition { env, dir, owner, config, .. } = partition;
+    create_segment_in(env, dir, owner, config.log_id, base_offset, synced)
+}
+
+/// [`create_segment`] for a partition that is not open yet.
+pub(crate) fn create_segment_in(
+    env: &crate::storage::Env,
+    dir: &std::path::Path,
+    owner: &Arc<crate::segment::Owner>,
+    log_id: u128,
+    base_offset: u64,
+    synced: bool,
+) -> Result<Segment> {
+    let header = SegmentHeader {
+        log_id,
+        topic_id: owner.topic_id,
+        partition: owner.partition,
+        base_offset,
+        incarnation: env.random.next_u64(),
+        created_at: env.clock.now_micros(),
+    };
+    let path = dir.join(Segment::file_name(base_offset));
+    let failed = |error: io::Error| Error::io(format!("cannot create {}", path.display()), error);
+    let bytes = header.encode();
+    let create = || -> io::Result<Arc<dyn File>> {
+        // What an earlier attempt left behind holds no record: its segment was never used.
+        match env.storage.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = env.storage.open(&path, OpenMode::CreateNew)?;
+        write_all_at(&*file, &bytes, 0)?;
+        if synced && !planted::is(Bug::SegmentHeaderNotSynced) {
+            file.sync_data()?;
+        }
+        if synced && !planted::is(Bug::SegmentDirNotSynced) {
+            env.storage.sync_dir(dir)?;
+        }
+        Ok(file)
+    };
+    let file = create().map_err(failed)?;
+    let segment =
+        Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), path.clone(), &header, bytes.len() as u64, None);
+    segment.adopt_file(file);
+    Ok(segment)
+}

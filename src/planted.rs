@@ -1,0 +1,86 @@
+//! Deliberate defects, each behind a switch that exists in test builds only. The simulator must find every one of them:
+//! that is what says that it would find the ones nobody planted.
+
+/// A defect that can be switched on for the current thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "constructed by tests only"))]
+pub(crate) enum Bug {
+    /// A commit of one partition is acknowledged without a sync.
+    AckBeforeSync,
+    /// A commit of several partitions is acknowledged without a sync of the journal.
+    JournalAckBeforeSync,
+    /// A record is visible before its sync.
+    VisibleBeforeSync,
+    /// The directory is not synced after a segment was created.
+    SegmentDirNotSynced,
+    /// The header of a new segment is not synced.
+    SegmentHeaderNotSynced,
+    /// The directory is not synced after a topic was created.
+    TopicDirNotSynced,
+    /// A failed sync is tried again and believed.
+    RetriedSync,
+    /// Recovery goes on after a hole.
+    ResyncPastHole,
+    /// Recovery believes a header without checking the body.
+    BodyNotChecked,
+    /// Stale bytes of a recycled file pass for data.
+    IncarnationIgnored,
+    /// Recovery serves the tail it adopts without writing it out again.
+    AdoptedTailNotSynced,
+    /// The journal is freed before the partition files are synced.
+    CheckpointBeforeSync,
+    /// Recovery does not read the journal.
+    JournalNotRedone,
+    /// Recovery redoes only the first frame of an entry.
+    PartialRedo,
+    /// Recovery reads the newest journal file only.
+    OldJournalIgnored,
+    /// Damage below what was durable is cut off like an unfinished write.
+    RotTruncated,
+    /// A failed write moves the end of the segment all the same.
+    FailedWriteAdvances,
+    /// Commit numbers start again after a crash.
+    CommitNumbersReused,
+    /// The manifest is written over in place.
+    ManifestOneSlot,
+    /// The clean-close mark stays while the log is open.
+    CleanMarkStays,
+    /// A batch is written as two frames.
+    BatchSplit,
+    /// A receipt names the wrong offset.
+    ReceiptOffByOne,
+    /// A journal entry is written before its frames have room in the partition files.
+    RoomNotMade,
+    /// An entry over several partitions is written as one entry for each.
+    CommitSplit,
+    /// The checkpoint claims bytes that were never synced.
+    CheckpointAhead,
+    /// The tail that is cut off is not kept.
+    CutNotSaved,
+}
+
+#[cfg(test)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether `bug` is switched on; `false`, and optimised away, outside of tests.
+#[cfg(test)]
+pub(crate) fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) const fn is(_bug: Bug) -> bool {
+    false
+}
+
+/// Switches `bug` on for this thread while `run` runs.
+#[cfg(test)]
+pub(crate) fn with<T>(bug: Option<Bug>, run: impl FnOnce() -> T) -> T {
+    PLANTED.set(bug);
+    let answer = run();
+    PLANTED.set(None);
+    answer
+}
