@@ -1,4 +1,7 @@
 //! temp
 mod error;
+mod record;
 mod storage;
+mod text;
 pub use error::{Corruption, Error, ErrorKind, OffsetRange, Result};
+pub use record::{Header, Headers, IntoBytes, Message, Record};
