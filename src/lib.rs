@@ -1,7 +1,9 @@
 //! temp
+mod codec;
 mod error;
 mod record;
 mod storage;
 mod text;
+pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use error::{Corruption, Error, ErrorKind, OffsetRange, Result};
 pub use record::{Header, Headers, IntoBytes, Message, Record};
