@@ -1,6 +1,7 @@
 //! temp
 mod codec;
 mod error;
+mod producer;
 mod record;
 mod storage;
 mod text;
