@@ -1,10 +1,12 @@
 //! temp
 mod codec;
 mod error;
+mod log;
 mod producer;
 mod record;
 mod storage;
 mod text;
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use error::{Corruption, Error, ErrorKind, OffsetRange, Result};
+pub use log::settings::{Durability, TopicSettings};
 pub use record::{Header, Headers, IntoBytes, Message, Record};
