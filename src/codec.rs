@@ -16,8 +16,8 @@ mod tests;
 
 /// Turns values of a type into bytes and back.
 ///
-/// The log frames and checksums what a codec writes; a codec sees exactly the bytes that it wrote once. It must turn down
-/// bytes that it would not have written rather than guess, above all bytes left over at the end.
+/// The log frames and checksums what a codec writes; a codec sees exactly the bytes that it wrote once. It must turn
+/// down bytes that it would not have written rather than guess, above all bytes left over at the end.
 ///
 /// ```
 /// use annals::{Codec, CodecError};
@@ -50,8 +50,8 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// The media type of the bytes, for those who meet them outside annals.
     const CONTENT_TYPE: &'static str;
 
-    /// Appends the bytes of `value` to `out`. What stands in `out` already is not the codec's; after an error, the caller
-    /// cuts `out` back to where it was.
+    /// Appends the bytes of `value` to `out`. What stands in `out` already is not the codec's; after an error, the
+    /// caller cuts `out` back to where it was.
     fn encode(&self, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError>;
 
     /// The value of which `bytes`, all of them, are the encoding. The value may share their memory.
@@ -104,14 +104,16 @@ impl From<CodecError> for Error {
     }
 }
 
-/// Compact and fast, and the default: [bincode](https://docs.rs/bincode) 2 in its standard configuration (little-endian,
-/// variable-length integers), by way of serde.
+/// Compact and fast, and the default: [bincode](https://docs.rs/bincode) 2 in its standard configuration
+/// (little-endian, variable-length integers), by way of serde.
 ///
-/// The bytes do not describe themselves: fields are known by their order alone. A type that is going to grow does better
-/// with [`Json`], and so does one with serde's `flatten`, `skip`, `untagged` or `tag`, which bincode cannot decode.
+/// The bytes do not describe themselves: fields are known by their order alone. A type that is going to grow does
+/// better with [`Json`], and so does one with serde's `flatten`, `skip`, `untagged` or `tag`, which bincode cannot
+/// decode.
 ///
-/// A length in the bytes cannot make the decoder allocate more than a fixed multiple of the bytes that are there; it does
-/// not bound the depth of a type that contains itself, nor the count of elements that take no bytes, such as `Vec<()>`.
+/// A length in the bytes cannot make the decoder allocate more than a fixed multiple of the bytes that are there, or
+/// about 1 MiB a level of nesting. Nothing bounds the depth of a type that contains itself, nor the count of elements
+/// that take no bytes, such as those of a `Vec<()>`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bincode;
 
@@ -126,9 +128,9 @@ pub struct Json;
 pub struct Raw;
 
 impl Bincode {
-    /// bincode counts what it is about to read by the width of the type, and refuses a length that exceeds the limit before
-    /// it allocates. The widest integer has 16 bytes and takes one at least, so no honest value reads as more than this
-    /// multiple of its encoding.
+    /// bincode counts what it is about to read by the width of the type, and refuses a length that exceeds the limit
+    /// before it allocates. The widest integer has 16 bytes and takes one at least, so no honest value reads as more
+    /// than this multiple of its encoding.
     const WIDTH_MAX: usize = 16;
     const SMALL: usize = 64 << 10;
     const MEDIUM: usize = 1 << 20;

@@ -38,8 +38,8 @@ pub(crate) const HEADERS_MAX: usize = 65_535;
 ///
 /// Only the value is needed, and a plain value is a record, too: `Record::from(value)`.
 ///
-/// Limits are checked when the record is sent: a header's name has 1 to 255 bytes, a record has at most 65,535 headers, and
-/// all of it together is bounded by the topic's [`record_bytes_max`](crate::TopicSettings::record_bytes_max).
+/// Limits are checked when the record is sent: a header's name has 1 to 255 bytes, a record has at most 65,535 headers,
+/// and all of it together is bounded by the topic's [`record_bytes_max`](crate::TopicSettings::record_bytes_max).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record<T = Bytes> {

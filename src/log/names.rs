@@ -23,8 +23,9 @@ pub(crate) fn validate_user_topic_name(name: &str) -> Result<()> {
 
 /// Checks that a name is well-formed, be it annals' own.
 ///
-/// An allow-list, not a list of what is bad: no separator, no `..`, no NUL, nothing that a file system normalises. A dot at
-/// the start would hide the directory; Windows drops one at the end, which would make two topics share a directory.
+/// An allow-list, not a list of what is bad: no separator, no `..`, no NUL, nothing that a file system normalises. A
+/// dot at the start would hide the directory; Windows drops one at the end, which would make two topics share a
+/// directory.
 pub(crate) fn validate_topic_name(name: &str) -> Result<()> {
     let refuse = |problem: &str| Err(Error::invalid(format!("the topic name {} {problem}", quoted(name))));
     if name.is_empty() || name.len() > TOPIC_NAME_BYTES_MAX {

@@ -33,8 +33,8 @@ const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
 /// | level | the acknowledgement comes when | the record survives |
 /// |---|---|---|
 /// | [`Sync`](Durability::Sync) | the disk has it | a power loss |
-/// | [`Interval`](Durability::Interval) | the operating system has it | a killed process; a power loss, but for the last interval |
-/// | [`Os`](Durability::Os) | the operating system has it | a killed process |
+/// | [`Interval`](Durability::Interval) | the system has it | a killed process; a power loss but for one interval |
+/// | [`Os`](Durability::Os) | the system has it | a killed process |
 ///
 /// As text it is `sync`, `interval 250ms` (or `s`, `us`, `ns`) or `os`:
 ///
@@ -159,8 +159,8 @@ impl<'de> Deserialize<'de> for Durability {
 
 /// What a topic is told when it is created. Kept in its `topic.toml`.
 ///
-/// Plain data with defaults: the fields can be read and changed, and the methods of the same names build one in a single
-/// expression. The ranges are checked when the topic is created.
+/// Plain data with defaults: the fields can be read and changed, and the methods of the same names build one in a
+/// single expression. The ranges are checked when the topic is created.
 ///
 /// ```
 /// use std::time::Duration;
@@ -234,8 +234,8 @@ impl TopicSettings {
         let room = log.commit_bytes_max.saturating_sub(COMMIT_OVERHEAD_BYTES);
         if u64::from(self.record_bytes_max) > room {
             return Err(Error::invalid(format!(
-                "`record_bytes_max` is {}, but the log's `commit_bytes_max` of {} leaves room for {room}: it must be larger by \
-                 {COMMIT_OVERHEAD_BYTES}",
+                "`record_bytes_max` is {}, but the log's `commit_bytes_max` of {} leaves room for {room}: it must be \
+                 larger by {COMMIT_OVERHEAD_BYTES}",
                 self.record_bytes_max, log.commit_bytes_max
             )));
         }
@@ -248,7 +248,8 @@ impl TopicSettings {
 pub(crate) struct LogSettings {
     /// The largest atomic commit, and the bound of the memory for records that wait for one.
     pub(crate) commit_bytes_max: u64,
-    /// The size of each journal file. Two of the largest commits fit, so that one never waits for the other's checkpoint.
+    /// The size of each journal file. Two of the largest commits fit, so that one never waits for the other's
+    /// checkpoint.
     pub(crate) journal_bytes: u64,
     /// How much of each partition's end is kept in memory for those who follow it; 0 keeps nothing.
     pub(crate) tail_bytes_max: u64,

@@ -15,10 +15,10 @@
 //! checksum = "crc32:de32745d"
 //! ```
 //!
-//! The file is written once, in one piece, when the topic is created. The checksum line has a fixed length and is compared
-//! byte by byte with the one that the bytes before it call for, so damage to any bit, the line's own included, is found
-//! before anything is parsed. That line is the part of the format that never changes: a later version can be told from a
-//! damaged file.
+//! The file is written once, in one piece, when the topic is created. The checksum line has a fixed length and is
+//! compared byte by byte with the one that the bytes before it call for, so damage to any bit, the line's own included,
+//! is found before anything is parsed. That line is the part of the format that never changes: a later version can be
+//! told from a damaged file.
 
 use std::str;
 
@@ -72,8 +72,8 @@ struct Identity {
 }
 
 impl TopicFile {
-    /// A new topic. A moment that RFC 3339 has no digits for (a clock that lost its mind) becomes the nearest one that it
-    /// has: it informs people, nothing else, and must not keep a topic from being created.
+    /// A new topic. A moment that RFC 3339 has no digits for (a clock that lost its mind) becomes the nearest one that
+    /// it has: it informs people, nothing else, and must not keep a topic from being created.
     pub(crate) fn new(id: Uuid, name: impl Into<String>, created_at_micros: i64, settings: TopicSettings) -> Self {
         let created_at = datetime_from_micros(created_at_micros);
         let created_at = match created_at.year() {
@@ -102,8 +102,8 @@ impl TopicFile {
 
     /// The topic that the bytes of `file` (relative to the log's directory) describe.
     ///
-    /// `Corrupt` if they are not the bytes that annals wrote; `Invalid` if annals wrote them but this version cannot serve
-    /// them. Whether the name is that of the directory is for the caller to compare.
+    /// `Corrupt` if they are not the bytes that annals wrote; `Invalid` if annals wrote them but this version cannot
+    /// serve them. Whether the name is that of the directory is for the caller to compare.
     pub(crate) fn decode(bytes: &[u8], file: &str) -> Result<Self> {
         let mut table = parse(bytes, file)?;
         let invalid = |problem: String| Error::invalid(format!("the topic file {file} {problem}"));

@@ -1,8 +1,8 @@
 //! Which partition a record goes to.
 //!
-//! Records with a key go where Kafka's default partitioner would send them, hash for hash: a topic that is mirrored to or
-//! from Kafka keeps its keys in the partitions of the same numbers. Records without a key stick to one partition for a
-//! while, so that they share frames and syncs, and then move on.
+//! Records with a key go where Kafka's default partitioner would send them, hash for hash: a topic that is mirrored to
+//! or from Kafka keeps its keys in the partitions of the same numbers. Records without a key stick to one partition for
+//! a while, so that they share frames and syncs, and then move on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,8 +53,8 @@ impl Sticky {
     /// How many bytes stay together: Kafka's default batch size.
     pub(crate) const BYTES: u32 = 16 << 10;
 
-    /// Begins with the partition `first`. A log that is often opened for a few records only should not send all of them to
-    /// partition 0.
+    /// Begins with the partition `first`. A log that is often opened for a few records only should not send all of them
+    /// to partition 0.
     pub(crate) fn new(first: u32) -> Self {
         Self { state: AtomicU64::new(u64::from(first) << 32) }
     }

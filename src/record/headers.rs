@@ -87,7 +87,8 @@ impl Headers {
         self.0.iter().rfind(|header| header.name() == name)
     }
 
-    /// The value of the [last](Headers::last) header of this name; `None` where there is no such header, or it has no value.
+    /// The value of the [last](Headers::last) header of this name; `None` where there is no such header, or where it
+    /// has no value.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
         self.last(name)?.value()
     }

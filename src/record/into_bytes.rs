@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 /// What can be a key or the value of a header: text or bytes. What is owned is moved; what is borrowed is copied.
 ///
-/// The standard conversions into [`Bytes`] take borrowed text only where it is `'static`; keys seldom are. To share static
-/// bytes without a copy, pass [`Bytes::from_static`].
+/// The standard conversions into [`Bytes`] take borrowed text only where it is `'static`; keys seldom are. To share
+/// static bytes without a copy, pass [`Bytes::from_static`].
 pub trait IntoBytes {
     /// Converts into shared bytes.
     fn into_bytes(self) -> Bytes;

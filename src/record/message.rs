@@ -87,8 +87,8 @@ impl<T> Message<T> {
         bare.with_value(value.map(convert))
     }
 
-    /// The same message of another value, or the message as it was together with the reason why not: whoever cannot decode
-    /// a value still has to say which one it was.
+    /// The same message of another value, or the message as it was together with the reason why not: whoever cannot
+    /// decode a value still has to say which one it was.
     pub(crate) fn try_map<U, E>(self, convert: impl FnOnce(&T) -> Result<U, E>) -> Result<Message<U>, (Self, E)> {
         match self.value.as_ref().map(convert).transpose() {
             Ok(converted) => Ok(self.split().0.with_value(converted)),

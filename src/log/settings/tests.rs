@@ -77,8 +77,8 @@ fn the_largest_record_fits_a_commit() {
     let message = refusal(topic.record_bytes_max((64 << 10) + 1).validate_in(&log));
     assert_eq!(
         message,
-        "`record_bytes_max` is 65537, but the log's `commit_bytes_max` of 131072 leaves room for 65536: it must be larger \
-         by 65536"
+        "`record_bytes_max` is 65537, but the log's `commit_bytes_max` of 131072 leaves room for 65536: it must be \
+         larger by 65536"
     );
 }
 
