@@ -10,11 +10,12 @@
 //! | 16 | 16 | `log_id` | UUID of the log |
 //! | 32 | 8 | `sequence` | grows by one with each file of the ring |
 //! | 40 | 8 | `incarnation` | random; every entry of the file repeats it |
-//! | 48 | 4 | `crc` | CRC-32 of bytes 0 to 47 |
+//! | 48 | 8 | `first_entry` | the number of the first entry: all before it are on the disk in earlier files |
+//! | 56 | 4 | `crc` | CRC-32 of bytes 0 to 55 |
 //!
-//! and goes on at 64 with entries: a frame of kind 3, whose `base_offset` is the entry's number within the file,
-//! `record_count` the number of frames in it, `durable_upto` the number of the entry below which all were on the disk when
-//! it was written, and `commit` the last commit number in it. The body is, for each frame,
+//! and goes on at 64 with entries: a frame of kind 3, whose `base_offset` is the entry's number (they ascend by one, from file
+//! to file), `record_count` the number of frames in it, `durable_upto` the number of the entry below which all were on the disk
+//! when it was written, and `commit` the commit number of its frames. The body is, for each frame,
 //!
 //! | at | bytes | field | meaning |
 //! |---|---|---|---|
@@ -34,7 +35,7 @@ use super::{FORMAT_VERSION, FormatError, FormatResult};
 pub(crate) const JOURNAL_HEADER_BYTES: usize = 64;
 /// What a frame costs in an entry beside its own bytes.
 pub(crate) const JOURNAL_FRAME_OVERHEAD_BYTES: usize = 40;
-const ENCODED_BYTES: usize = 52;
+const ENCODED_BYTES: usize = 60;
 const MAGIC: [u8; 8] = *b"ANNALJNL";
 
 /// Which file of the ring this is.
@@ -43,6 +44,7 @@ pub(crate) struct JournalHeader {
     pub(crate) log_id: u128,
     pub(crate) sequence: u64,
     pub(crate) incarnation: u64,
+    pub(crate) first_entry: u64,
 }
 
 impl JournalHeader {
@@ -53,8 +55,9 @@ impl JournalHeader {
         out[16..32].copy_from_slice(&self.log_id.to_be_bytes());
         out[32..40].copy_from_slice(&self.sequence.to_le_bytes());
         out[40..48].copy_from_slice(&self.incarnation.to_le_bytes());
-        let crc = crc32fast::hash(&out[..48]);
-        out[48..ENCODED_BYTES].copy_from_slice(&crc.to_le_bytes());
+        out[48..56].copy_from_slice(&self.first_entry.to_le_bytes());
+        let crc = crc32fast::hash(&out[..56]);
+        out[56..ENCODED_BYTES].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
@@ -67,6 +70,7 @@ impl JournalHeader {
             log_id: u128::from_be_bytes(cursor.array()?),
             sequence: cursor.u64()?,
             incarnation: cursor.u64()?,
+            first_entry: cursor.u64()?,
         })
     }
 }

@@ -412,7 +412,10 @@ impl WriterGuard<'_> {
     fn cut_back(&mut self, position: u64) {
         self.settle();
         let cut = self.writer.file().and_then(|file| {
-            file.set_len(position).map_err(|error| self.writer.active.io("cut back", error))
+            // Synced, lest a power loss brings back in whole what was reported as not written.
+            file.set_len(position)
+                .and_then(|()| file.sync_data())
+                .map_err(|error| self.writer.active.io("cut back", error))
         });
         match cut {
             Ok(()) => self.partition.prewritten.store(position, Ordering::Release),

@@ -1,0 +1,155 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Durability, LogSettings, TopicSettings};
+use crate::error::{ErrorKind, Result};
+
+fn refusal(result: Result<()>) -> String {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    error.to_string()
+}
+
+fn interval(duration: Duration) -> TopicSettings {
+    TopicSettings::default().durability(Durability::Interval(duration))
+}
+
+#[test]
+fn the_defaults_are_valid_and_as_documented() {
+    let log = LogSettings::default();
+    log.validate().unwrap();
+    TopicSettings::default().validate_in(&log).unwrap();
+    assert_eq!(TopicSettings::default().durability, Durability::Sync);
+    assert_eq!((log.commit_bytes_max, log.journal_bytes, log.tail_bytes_max), (8 << 20, 16 << 20, 256 << 10));
+}
+
+#[test]
+fn the_ends_of_each_range_are_allowed_and_what_lies_beyond_is_not() {
+    let topic = TopicSettings::default;
+    for settings in [
+        topic().partitions(1),
+        topic().partitions(10_000),
+        topic().segment_bytes_max(4 << 10),
+        topic().segment_bytes_max(1 << 30),
+        topic().record_bytes_max(1),
+        topic().record_bytes_max(64 << 20),
+        interval(Duration::from_millis(1)),
+        interval(Duration::from_secs(3600)),
+    ] {
+        settings.validate().unwrap();
+    }
+    assert_eq!(refusal(topic().partitions(0).validate()), "`partitions` is 0, which is outside 1 to 10000");
+    assert!(refusal(topic().partitions(10_001).validate()).starts_with("`partitions` is 10001"));
+    assert!(refusal(topic().segment_bytes_max(4095).validate()).starts_with("`segment_bytes_max` is 4095"));
+    assert!(refusal(topic().segment_bytes_max((1 << 30) + 1).validate()).ends_with("to 1073741824"));
+    assert!(refusal(topic().record_bytes_max(0).validate()).starts_with("`record_bytes_max` is 0"));
+    assert!(refusal(topic().record_bytes_max((64 << 20) + 1).validate()).ends_with("1 to 67108864"));
+    assert_eq!(
+        refusal(interval(Duration::from_micros(999)).validate()),
+        "`durability` is an interval of 999µs, which is outside 1ms to 3600s"
+    );
+    assert!(refusal(interval(Duration::from_nanos(3_600_000_000_001)).validate()).contains("3600.000000001s"));
+}
+
+#[test]
+fn a_journal_file_holds_two_of_the_largest_commits() {
+    let log = |commit_bytes_max, journal_bytes| LogSettings { commit_bytes_max, journal_bytes, tail_bytes_max: 0 };
+    log(128 << 10, 256 << 10).validate().unwrap();
+    log(256 << 20, 512 << 20).validate().unwrap();
+    log(256 << 20, 1 << 30).validate().unwrap();
+    assert_eq!(
+        refusal(log(8 << 20, (16 << 20) - 1).validate()),
+        "`journal_bytes` is 16777215, which is outside 16777216 to 1073741824"
+    );
+    assert!(refusal(log(8 << 20, (1 << 30) + 1).validate()).contains("`journal_bytes` is 1073741825"));
+    assert!(refusal(log((128 << 10) - 1, 16 << 20).validate()).contains("`commit_bytes_max` is 131071"));
+    assert!(refusal(log(u64::MAX, u64::MAX).validate()).contains("`commit_bytes_max`"));
+    let tail = LogSettings { tail_bytes_max: (64 << 20) + 1, ..LogSettings::default() };
+    assert!(refusal(tail.validate()).contains("`tail_bytes_max` is 67108865"));
+}
+
+#[test]
+fn the_largest_record_fits_a_commit() {
+    let log = LogSettings { commit_bytes_max: 128 << 10, ..LogSettings::default() };
+    let topic = TopicSettings::default().record_bytes_max(64 << 10);
+    topic.validate_in(&log).unwrap();
+    let message = refusal(topic.record_bytes_max((64 << 10) + 1).validate_in(&log));
+    assert_eq!(
+        message,
+        "`record_bytes_max` is 65537, but the log's `commit_bytes_max` of 131072 leaves room for 65536: it must be \
+         larger by 65536"
+    );
+}
+
+#[test]
+fn durability_has_an_order() {
+    use Durability::{Interval, Os, Sync};
+    let ordered = [Sync, Interval(Duration::from_millis(1)), Interval(Duration::from_secs(1)), Os];
+    for (i, stronger) in ordered.into_iter().enumerate() {
+        for (j, weaker) in ordered.into_iter().enumerate() {
+            assert_eq!(stronger.is_at_least(weaker), i <= j, "{stronger} {weaker}");
+            assert_eq!(stronger.stronger(weaker), ordered[i.min(j)]);
+        }
+    }
+}
+
+#[test]
+fn durability_is_readable_text() {
+    for text in ["sync", "os", "interval 1s", "interval 250ms", "interval 1500us", "interval 1000001ns"] {
+        assert_eq!(text.parse::<Durability>().unwrap().to_string(), text);
+    }
+    assert_eq!("interval 1000ms".parse::<Durability>().unwrap().to_string(), "interval 1s");
+    for text in ["", "Sync", "interval", "interval ", "interval 5", "interval ms", "interval +5ms", "interval -5ms"] {
+        assert!(text.parse::<Durability>().is_err(), "{text}");
+    }
+    for text in ["interval 5 ms", "interval 5é", "interval 99999999999999999999s", "sync ", "interval 5ms "] {
+        assert!(text.parse::<Durability>().is_err(), "{text}");
+    }
+    let error = "fast\n".parse::<Durability>().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.to_string(), r#"the durability "fast\n" is none of `sync`, `interval 250ms`, `os`"#);
+}
+
+#[test]
+fn settings_in_a_file_may_name_what_differs_and_nothing_unknown() {
+    let settings: TopicSettings = serde_json::from_str(r#"{"partitions": 3, "durability": "os"}"#).unwrap();
+    assert_eq!(settings, TopicSettings::default().partitions(3).durability(Durability::Os));
+    let error = serde_json::from_str::<TopicSettings>(r#"{"partition": 3}"#).unwrap_err();
+    assert!(error.to_string().contains("unknown field `partition`"), "{error}");
+}
+
+pub(crate) fn durabilities() -> impl Strategy<Value = Durability> {
+    prop_oneof![
+        Just(Durability::Sync),
+        Just(Durability::Os),
+        (1_000_000u64..=3_600_000_000_000).prop_map(|nanos| Durability::Interval(Duration::from_nanos(nanos))),
+        (1u64..=3_600_000).prop_map(|millis| Durability::Interval(Duration::from_millis(millis))),
+    ]
+}
+
+pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
+    (1u32..=10_000, durabilities(), 4096u64..=1 << 30, 1u32..=64 << 20).prop_map(
+        |(partitions, durability, segment_bytes_max, record_bytes_max)| TopicSettings {
+            partitions,
+            durability,
+            segment_bytes_max,
+            record_bytes_max,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn durability_text_round_trip(nanos: u64) {
+        let durability = Durability::Interval(Duration::from_nanos(nanos));
+        prop_assert_eq!(durability.to_string().parse::<Durability>().unwrap(), durability);
+    }
+
+    #[test]
+    fn settings_round_trip(settings in topic_settings()) {
+        prop_assert!(settings.validate().is_ok());
+        let json = serde_json::to_string(&settings).unwrap();
+        prop_assert_eq!(serde_json::from_str::<TopicSettings>(&json).unwrap(), settings);
+    }
+}

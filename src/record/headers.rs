@@ -1,0 +1,141 @@
+//! The names and values that travel beside a value.
+
+use bytes::Bytes;
+
+use super::IntoBytes;
+
+/// One header: a name, and a value that may be absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    name: Box<str>,
+    value: Option<Bytes>,
+}
+
+impl Header {
+    /// A header with a value, be it empty.
+    pub fn new(name: impl Into<Box<str>>, value: impl IntoBytes) -> Self {
+        Self { name: name.into(), value: Some(value.into_bytes()) }
+    }
+
+    /// A header without a value.
+    pub fn absent(name: impl Into<Box<str>>) -> Self {
+        Self { name: name.into(), value: None }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value; `None` where it is absent.
+    pub fn value(&self) -> Option<&Bytes> {
+        self.value.as_ref()
+    }
+
+    /// The value as text; `None` where it is absent or no UTF-8.
+    pub fn value_str(&self) -> Option<&str> {
+        std::str::from_utf8(self.value.as_ref()?).ok()
+    }
+}
+
+/// The headers of a record, in the order in which they were added. Names may repeat.
+///
+/// ```
+/// use annals::{Header, Headers};
+///
+/// let headers = Headers::from_iter([Header::new("hop", "a"), Header::new("hop", "b"), Header::absent("seen")]);
+/// assert_eq!(headers.get_str("hop"), Some("b"));
+/// assert_eq!(headers.get("seen"), None);
+/// assert!(headers.contains("seen"));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<Header>);
+
+impl Headers {
+    /// No headers; allocates nothing.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds a header at the end.
+    pub fn push(&mut self, header: Header) {
+        self.0.push(header);
+    }
+
+    /// How many there are, repeated names counted.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Header> {
+        self.0.iter()
+    }
+
+    /// Whether there is a header of this name, with or without a value. Names are compared byte by byte.
+    pub fn contains(&self, name: &str) -> bool {
+        self.last(name).is_some()
+    }
+
+    /// The last header of this name: who adds one later means to correct those before.
+    pub fn last(&self, name: &str) -> Option<&Header> {
+        self.0.iter().rfind(|header| header.name() == name)
+    }
+
+    /// The value of the [last](Headers::last) header of this name; `None` where there is no such header, or where it
+    /// has no value.
+    pub fn get(&self, name: &str) -> Option<&Bytes> {
+        self.last(name)?.value()
+    }
+
+    /// [`get`](Headers::get) as text; `None` also where the value is no UTF-8.
+    pub fn get_str(&self, name: &str) -> Option<&str> {
+        self.last(name)?.value_str()
+    }
+
+    /// Every header of this name, in order.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a Header> {
+        self.0.iter().filter(move |header| header.name() == name)
+    }
+}
+
+impl FromIterator<Header> for Headers {
+    fn from_iter<I: IntoIterator<Item = Header>>(headers: I) -> Self {
+        Self(headers.into_iter().collect())
+    }
+}
+
+impl From<Vec<Header>> for Headers {
+    fn from(headers: Vec<Header>) -> Self {
+        Self(headers)
+    }
+}
+
+impl Extend<Header> for Headers {
+    fn extend<I: IntoIterator<Item = Header>>(&mut self, headers: I) {
+        self.0.extend(headers);
+    }
+}
+
+impl<'a> IntoIterator for &'a Headers {
+    type Item = &'a Header;
+    type IntoIter = std::slice::Iter<'a, Header>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl IntoIterator for Headers {
+    type Item = Header;
+    type IntoIter = std::vec::IntoIter<Header>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
