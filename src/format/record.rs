@@ -121,6 +121,11 @@ impl FrameBuilder {
         self.max_timestamp
     }
 
+    /// Bytes of memory held.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Forgets the records and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();

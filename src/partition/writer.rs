@@ -113,7 +113,7 @@ impl Partition {
         let commit = next_commit.fetch_add(1, Ordering::SeqCst);
         let answer = guard.append(&mut scratch, commit);
         if let Ok(header) = &answer {
-            guard.publish_written(header, &scratch);
+            guard.publish(header, scratch.bytes());
         }
         self.inflight.store(IDLE, Ordering::SeqCst);
         guard.writer.scratch = scratch;
@@ -242,45 +242,42 @@ impl WriterGuard<'_> {
         let (header, bytes) = builder.finish(self.frame_place(&place, commit));
         self.write(place.position, bytes)?;
         self.moved_past(&header, bytes);
-        Ok(header)
-    }
-
-    /// Makes what [`append`](Self::append) wrote visible before any sync of it.
-    fn publish_written(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
         self.writer.mark_unsynced();
-        self.publish(header, builder);
+        Ok(header)
     }
 
     /// Syncs what [`append`](Self::append) wrote. An error poisons the partition.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        let file = self.writer.file()?;
         if planted::is(Bug::AckBeforeSync) {
             return Ok(());
         }
+        if !self.partition.config.synced {
+            return self.sync_relaxed();
+        }
+        let file = self.writer.file()?;
         let mut answer = file.sync_data();
         if answer.is_err() && planted::is(Bug::RetriedSync) {
             answer = file.sync_data();
         }
         answer.map_err(|error| self.partition.poison(error))?;
-        // Everything in this file is on the disk now, whoever wrote it; older files may still wait for theirs.
+        // Older files may still wait for their sync: the journal holds what they lack.
         let active = Arc::clone(&self.writer.active);
-        if self.writer.unsynced.first().is_some_and(|first| Arc::ptr_eq(first, &active)) {
-            self.writer.unsynced.clear();
-        }
+        self.writer.unsynced.retain(|segment| !Arc::ptr_eq(segment, &active));
         Ok(())
     }
 
     /// Makes a synced frame visible.
-    pub(crate) fn publish_synced(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
+    pub(crate) fn publish_synced(&mut self, header: &FrameHeader, bytes: &[u8]) {
         self.partition.durable_end.fetch_max(header.next_offset(), Ordering::AcqRel);
-        self.publish(header, builder);
+        self.publish(header, bytes);
     }
 
-    fn publish(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
+    /// Makes a frame that is written visible.
+    pub(crate) fn publish(&mut self, header: &FrameHeader, bytes: &[u8]) {
         let partition = self.partition;
         if partition.tail.is_followed() {
             partition.tail.written(header.next_offset());
-            partition.tail.push(own_frame(*header, &Bytes::copy_from_slice(builder.bytes())));
+            partition.tail.push(own_frame(*header, &Bytes::copy_from_slice(bytes)));
         }
         self.writer.active.set_readable(self.writer.place.position);
         partition.visible_end.store(header.next_offset(), Ordering::Release);
@@ -361,6 +358,7 @@ impl WriterGuard<'_> {
         let file = self.writer.file()?;
         write_all_at(&*file, &staged.bytes, staged.target.position).map_err(|error| self.partition.poison(error))?;
         self.writer.mark_unsynced();
+        self.partition.journaled.store(true, Ordering::Relaxed);
         self.writer.active.set_readable(staged.target.position + staged.bytes.len() as u64);
         self.partition.tail.written(staged.header.next_offset());
         Ok(())
@@ -376,12 +374,13 @@ impl WriterGuard<'_> {
     }
 
     fn moved_past(&mut self, header: &FrameHeader, bytes: &[u8]) {
+        self.partition.since_checkpoint.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let writer = &mut *self.writer;
         writer.active.index().note(writer.place.position, header);
         advance(&mut writer.place, header, bytes.first_chunk().map_or(0, header_crc));
         let prewritten = self.partition.prewritten.load(Ordering::Relaxed);
         if self.partition.config.synced && writer.place.position + writer.room_step / 4 > prewritten {
-            self.partition.wants_room.store(true, Ordering::Relaxed);
+            self.partition.wants_upkeep.store(true, Ordering::Relaxed);
         }
     }
 
@@ -438,6 +437,7 @@ impl WriterGuard<'_> {
             }
         }
         let segment = create_segment(partition, self.writer.place.next_offset, partition.config.synced)?;
+        self.writer.active.set_readable(self.writer.place.position);
         self.seal();
         let segment = Arc::new(segment);
         partition.add_segment(Arc::clone(&segment));
@@ -448,6 +448,7 @@ impl WriterGuard<'_> {
         partition.prewritten.store(writer.place.position, Ordering::Release);
         writer.file = None;
         writer.active = segment;
+        partition.wants_upkeep.store(true, Ordering::Relaxed);
         writer.dir_unsynced |= !partition.config.synced;
         if !partition.config.synced {
             writer.mark_unsynced();

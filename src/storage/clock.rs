@@ -1,12 +1,16 @@
 //! The clock and the source of randomness, behind traits so that a test can hold both still.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The time of day.
 pub(crate) trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Microseconds since 1970-01-01T00:00:00Z; negative before. May go backwards: nothing in annals orders by it.
     fn now_micros(&self) -> i64;
+    /// Time since some moment in the past; never goes backwards. For deadlines.
+    fn monotonic(&self) -> Duration;
 }
 
 /// Numbers nobody can predict, for identities; never for decisions.
@@ -22,6 +26,12 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     fn now_micros(&self) -> i64 {
         chrono::Utc::now().timestamp_micros()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    fn monotonic(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
     }
 }
 
@@ -57,6 +67,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_micros(&self) -> i64 {
         self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed).unsigned_abs())
     }
 }
 

@@ -1,0 +1,161 @@
+//! Reading the journal after a crash: every whole entry, in order, to whoever writes its frames where they belong.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Live, file_name};
+use crate::error::{Corruption, Error, Result};
+use crate::format::FormatError;
+use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
+use crate::format::journal::{JOURNAL_HEADER_BYTES, JournalHeader, JournaledFrame, frames};
+use crate::planted::{self, Bug};
+use crate::segment::scan;
+use crate::storage::files::read_full_at;
+use crate::storage::{EntryKind, Env, File, OpenMode};
+
+/// What the journal held.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Replayed {
+    /// Entries read.
+    pub(crate) entries: u64,
+    /// Frames in them.
+    pub(crate) frames: u64,
+    /// The highest commit number.
+    pub(crate) last_commit: u64,
+    /// Bytes of an entry that was never finished.
+    pub(crate) torn_bytes: u64,
+    /// Files of the ring on the disk.
+    pub(crate) slots: usize,
+}
+
+/// A file of the ring whose header holds.
+struct Ring {
+    slot: usize,
+    header: JournalHeader,
+    file: Arc<dyn File>,
+    len: u64,
+}
+
+/// Reads the entries of the files in `live`, oldest first.
+pub(crate) fn replay(
+    env: &Env,
+    dir: &Path,
+    log_id: u128,
+    live: Live,
+    mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
+) -> Result<Replayed> {
+    let (mut ring, slots) = open_ring(env, dir, log_id)?;
+    let mut replayed = Replayed { slots, ..Replayed::default() };
+    ring.retain(|file| (live.first..live.next).contains(&file.header.sequence));
+    ring.sort_by_key(|file| file.header.sequence);
+    for (index, sequence) in (live.first..live.next).enumerate() {
+        if ring.get(index).is_none_or(|file| file.header.sequence != sequence) {
+            return Err(Error::corrupt(
+                format!("journal file {sequence}, which recovery needs, is missing or its header is damaged"),
+                corruption(String::from("journal"), 0),
+            ));
+        }
+    }
+    let skip = if planted::is(Bug::OldJournalIgnored) { ring.len().saturating_sub(1) } else { 0 };
+    for index in skip..ring.len() {
+        let next_entry = ring.get(index + 1).map(|next| next.header.first_entry);
+        if let Some(file) = ring.get(index) {
+            replay_file(file, next_entry, &mut replayed, &mut apply)?;
+        }
+    }
+    Ok(replayed)
+}
+
+/// The files of the ring. One whose header is torn was being begun, and is free: nothing that is needed has a damaged
+/// header, or it is found missing.
+fn open_ring(env: &Env, dir: &Path, log_id: u128) -> Result<(Vec<Ring>, usize)> {
+    let failed = |error| Error::io(format!("cannot read {}", dir.display()), error);
+    let entries = match env.storage.list(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) => return Err(failed(error)),
+    };
+    let is_file = |name: &str| entries.iter().any(|entry| entry.kind == EntryKind::File && entry.name == name);
+    let mut ring = Vec::new();
+    let mut slots = 0;
+    while is_file(&file_name(slots)) {
+        let file = env.storage.open(&dir.join(file_name(slots)), OpenMode::ReadWrite).map_err(failed)?;
+        let len = file.len().map_err(failed)?;
+        let mut bytes = [0; JOURNAL_HEADER_BYTES];
+        let read = read_full_at(&*file, &mut bytes, 0).map_err(failed)?;
+        match JournalHeader::decode(&bytes[..read]) {
+            Ok(header) if header.log_id == log_id => ring.push(Ring { slot: slots, header, file, len }),
+            Err(why @ FormatError::Newer(_)) => return Err(Error::invalid(format!("{}: {why}", file_name(slots)))),
+            _ => {}
+        }
+        slots += 1;
+    }
+    Ok((ring, slots))
+}
+
+fn replay_file(
+    ring: &Ring,
+    next_entry: Option<u64>,
+    replayed: &mut Replayed,
+    apply: &mut impl FnMut(&JournaledFrame<'_>) -> Result<()>,
+) -> Result<()> {
+    let name = format!("journal/{}", file_name(ring.slot));
+    let failed = |error| Error::io(format!("cannot read {name}"), error);
+    let mut bytes = vec![0; usize::try_from(ring.len).unwrap_or(usize::MAX)];
+    let read = read_full_at(&*ring.file, &mut bytes, 0).map_err(failed)?;
+    bytes.truncate(read);
+    let mut number = ring.header.first_entry;
+    let mut at = JOURNAL_HEADER_BYTES;
+    let why = loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let (header, body) = match frame::parse(rest, ring.header.incarnation) {
+            Ok((header, body)) if header.kind == FrameKind::Journal && header.base_offset == number => (header, body),
+            Ok(_) => break FormatError::Offset,
+            Err(why) => break why,
+        };
+        let inner = frames(&header, body)
+            .map_err(|why| Error::corrupt(format!("a journal entry is malformed: {why}"), corruption(name.clone(), at as u64)))?;
+        for frame in inner.iter().take(if planted::is(Bug::PartialRedo) { 1 } else { usize::MAX }) {
+            apply(frame)?;
+        }
+        replayed.entries += 1;
+        replayed.frames += inner.len() as u64;
+        replayed.last_commit = replayed.last_commit.max(header.commit);
+        number += 1;
+        at += FRAME_HEADER_BYTES + body.len();
+    };
+    // Later entries, or the next file, say up to where the entries of this one had been on the disk.
+    let proven = next_entry.unwrap_or(0).max(proven_by_later(&bytes, ring, at, number));
+    if number < proven && !planted::is(Bug::RotTruncated) {
+        return Err(Error::corrupt(
+            format!("entries {number} to {} of the journal are damaged: {why}", proven - 1),
+            corruption(name, at as u64),
+        ));
+    }
+    let last = scan::last_nonzero(&ring.file, at as u64, ring.len).map_err(failed)?;
+    let is_ours = |why| !matches!(why, FormatError::Incarnation | FormatError::Zeros);
+    if is_ours(why) && next_entry.is_none() {
+        replayed.torn_bytes += last.map_or(0, |last| last - at as u64);
+    }
+    Ok(())
+}
+
+fn proven_by_later(bytes: &[u8], ring: &Ring, from: usize, number: u64) -> u64 {
+    let mut at = from;
+    while let Some((found, header)) = frame::find_header(bytes, ring.header.incarnation, at) {
+        // The frames inside an entry have their segments' incarnations: what is found is an entry's header.
+        if is_entry(&header) && header.durable_upto > number {
+            return header.durable_upto;
+        }
+        at = found + 1;
+    }
+    0
+}
+
+fn is_entry(header: &FrameHeader) -> bool {
+    header.kind == FrameKind::Journal
+}
+
+fn corruption(file: String, position: u64) -> Corruption {
+    Corruption { file, topic: None, partition: None, position, first_offset: None, next_offset: None }
+}

@@ -1,0 +1,106 @@
+//! The checkpoint: saying durably up to where the partition files need no recovery, and freeing the journal.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
+use crate::planted::{self, Bug};
+use crate::segment::lock;
+use crate::storage::Storage;
+use crate::storage::files::{read_small, replace_file};
+
+/// The name of the file.
+pub(crate) const CHECKPOINT_NAME: &str = "CHECKPOINT";
+/// The largest checkpoint: more partitions than a directory will ever have.
+const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
+/// A synced partition is checkpointed after this many bytes, which bounds what an open after a crash reads.
+pub(crate) const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// A relaxed one is synced for its checkpoint, so that comes more rarely.
+pub(crate) const CHECKPOINT_BYTES_RELAXED: u64 = 64 << 20;
+
+/// What the last checkpoint said.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpointed {
+    pub(crate) serial: u64,
+    pub(crate) entries: BTreeMap<(u128, u32), CheckpointEntry>,
+}
+
+/// Reads the checkpoint file. One that is missing or damaged is no loss of records: recovery reads more then.
+pub(crate) fn read(storage: &dyn Storage, root: &Path, log_id: u128) -> Option<Checkpoint> {
+    let bytes = read_small(storage, &root.join(CHECKPOINT_NAME), CHECKPOINT_BYTES_MAX).ok()?;
+    Checkpoint::decode(&bytes).ok().filter(|checkpoint| checkpoint.log_id == log_id)
+}
+
+impl Engine {
+    /// Syncs what the journal holds, and what has grown far beyond the last checkpoint; says so in the checkpoint file; then
+    /// frees the journal files that are in nobody's way any more.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_upto(|journal| journal.last_closed())
+    }
+
+    pub(super) fn checkpoint_upto(&self, upto: impl FnOnce(&crate::journal::Journal) -> Option<u64>) -> Result<()> {
+        let mut checkpointed = lock(&self.checkpointed);
+        // Whatever the files up to here hold was published by a commit that is over, or still has its partitions locked.
+        let closed = upto(&lock(&self.journal));
+        if planted::is(Bug::CheckpointBeforeSync)
+            && let Some(sequence) = closed
+        {
+            self.free_journal(sequence)?;
+        }
+        let mut failed = None;
+        for topic in self.topics() {
+            for partition in topic.partitions().iter() {
+                let journaled = partition.take_journaled();
+                let grown = partition.since_checkpoint()
+                    >= if partition.config.synced { CHECKPOINT_BYTES } else { CHECKPOINT_BYTES_RELAXED };
+                if !journaled && !grown {
+                    continue;
+                }
+                if let Err(error) = partition.sync_written() {
+                    if journaled {
+                        partition.mark_journaled();
+                        failed = Some(error);
+                    }
+                    continue;
+                }
+                if let Some(entry) = partition.checkpoint_entry() {
+                    checkpointed.entries.insert((entry.topic_id, entry.partition), entry);
+                }
+            }
+        }
+        self.write_checkpoint(&mut checkpointed)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        match closed {
+            Some(sequence) => self.free_journal(sequence),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the checkpoint file say what `checkpointed` holds, and the manifest name it.
+    pub(super) fn write_checkpoint(&self, checkpointed: &mut Checkpointed) -> Result<()> {
+        let live: std::collections::BTreeSet<u128> = self.topics().iter().map(|topic| topic.id).collect();
+        checkpointed.entries.retain(|(topic, _), _| live.contains(topic));
+        let serial = checkpointed.serial + 1;
+        let file =
+            Checkpoint { serial, log_id: self.id, entries: checkpointed.entries.values().copied().collect() };
+        replace_file(&*self.env.storage, &self.root, CHECKPOINT_NAME, &file.encode())
+            .map_err(|error| Error::io("cannot write the checkpoint", error))?;
+        checkpointed.serial = serial;
+        lock(&self.manifest).update(|manifest| manifest.checkpoint = serial)
+    }
+
+    fn free_journal(&self, sequence: u64) -> Result<()> {
+        let mut journal = lock(&self.journal);
+        let next = journal.live().next;
+        lock(&self.manifest).update(|manifest| {
+            manifest.journal_first = sequence + 1;
+            manifest.journal_next = next;
+        })?;
+        journal.free_upto(sequence);
+        Ok(())
+    }
+}

@@ -1,0 +1,351 @@
+//! Carrying a commit out: straight into the file of one partition, or through the journal into several.
+//!
+//! The order that everything rests on: on the disk, then visible, then acknowledged; and for a journaled commit, then in the
+//! partition files. Only the leader runs this, so commits happen one after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::committer::{Group, Outcome, Single, Unit, Work};
+use super::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::frame::FrameHeader;
+use crate::format::record::FrameBuilder;
+use crate::journal::{Batch, Journal};
+use crate::partition::writer::{Staged, WriterGuard};
+use crate::partition::{IDLE, Partition};
+use crate::planted::{self, Bug};
+use crate::segment::lock;
+
+/// From this many bytes for each partition on, syncing the files one by one costs less than writing the bytes twice.
+const BULK_BYTES: usize = 256 * 1024;
+
+/// A frame that waits to be committed, with whom it answers.
+struct Pending {
+    partition: Arc<Partition>,
+    builder: FrameBuilder,
+    group: Arc<Group>,
+}
+
+/// A partition that is locked for a journaled commit.
+struct Locked<'a> {
+    partition: &'a Arc<Partition>,
+    guard: WriterGuard<'a>,
+    staged: Vec<Staged>,
+}
+
+impl Engine {
+    /// Commits what is pending, if nobody else is at it. Answers whether more was pending at the end.
+    pub(crate) fn lead(&self) -> bool {
+        match self.committer.try_lead() {
+            Some(work) => self.carry_out(work),
+            None => false,
+        }
+    }
+
+    /// Commits `work` and gives the lead up.
+    pub(crate) fn carry_out(&self, work: Work) -> bool {
+        let spare = self.commit(work);
+        self.committer.end_lead(spare)
+    }
+
+    fn commit(&self, mut work: Work) -> Vec<FrameBuilder> {
+        if let Some(failure) = lock(&self.journal).failure().cloned() {
+            // A failed journal may hold commits that nobody was told of; nothing may be acknowledged behind them.
+            fail_all(work, &failure);
+            return Vec::new();
+        }
+        work.drop_closed();
+        let units_span = work.units.iter().any(|unit| unit.spans_partitions());
+        let partitions = work.partition_count();
+        let bytes = work.journal_bytes();
+        if partitions <= 1 || !units_span && bytes / partitions >= BULK_BYTES {
+            return self.commit_each(work);
+        }
+        if let Err(error) = self.make_journal_room(bytes) {
+            fail_all(work, &error);
+            return Vec::new();
+        }
+        self.commit_journaled(work);
+        Vec::new()
+    }
+
+    /// Announces that commit numbers are about to be taken: see [`Engine::horizon`].
+    fn announce(&self) {
+        self.leading.store(self.next_commit.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    fn take_commit(&self) -> u64 {
+        self.next_commit.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Writes and syncs the file of each partition by itself; nothing goes through the journal.
+    fn commit_each(&self, work: Work) -> Vec<FrameBuilder> {
+        let mut frames = work.into_frames();
+        frames.sort_by_key(|frame| frame.partition.key());
+        let mut spare = Vec::with_capacity(frames.len());
+        self.announce();
+        let mut rest = frames.as_mut_slice();
+        while let Some(first) = rest.first() {
+            let partition = Arc::clone(&first.partition);
+            let same = rest.iter().take_while(|frame| Arc::ptr_eq(&frame.partition, &partition)).count();
+            let (now, later) = rest.split_at_mut(same);
+            self.commit_one(&partition, now);
+            rest = later;
+        }
+        self.leading.store(IDLE, Ordering::SeqCst);
+        spare.extend(frames.into_iter().map(|frame| frame.builder));
+        spare
+    }
+
+    /// Writes frames of one partition, syncs them once, and answers their groups.
+    fn commit_one(&self, partition: &Arc<Partition>, frames: &mut [Pending]) {
+        let mut guard = partition.writer();
+        let mut written: Vec<(usize, FrameHeader)> = Vec::with_capacity(frames.len());
+        for (index, frame) in frames.iter_mut().enumerate() {
+            let appended = partition
+                .check_open()
+                .and_then(|()| guard.prepare(frame.builder.len()))
+                .and_then(|()| guard.append(&mut frame.builder, self.take_commit()));
+            match appended {
+                Ok(header) => written.push((index, header)),
+                Err(error) => frame.group.complete(Err(error)),
+            }
+        }
+        if written.is_empty() {
+            return;
+        }
+        if planted::is(Bug::VisibleBeforeSync) {
+            for (index, header) in &written {
+                guard.publish_synced(header, frames[*index].builder.bytes());
+            }
+        }
+        let synced = guard.sync();
+        if synced.is_ok() {
+            for (index, header) in &written {
+                guard.publish_synced(header, frames[*index].builder.bytes());
+            }
+        }
+        drop(guard);
+        for (index, header) in &written {
+            frames[*index].group.complete(match &synced {
+                Ok(()) => Ok(Outcome { commit: header.commit, base_offset: header.base_offset, others: Vec::new() }),
+                Err(error) => Err(error.clone()),
+            });
+        }
+        partition.changed.notify(usize::MAX);
+        self.after_append(partition);
+    }
+
+    /// Begins another journal file if this commit does not fit into the one in use.
+    fn make_journal_room(&self, bytes: usize) -> Result<()> {
+        let mut journal = lock(&self.journal);
+        if bytes as u64 > journal.batch_bytes_max() {
+            return Err(Error::invalid(format!(
+                "a commit of {bytes} bytes is larger than a journal file of {}",
+                journal.batch_bytes_max()
+            )));
+        }
+        if journal.has_room(bytes) {
+            return Ok(());
+        }
+        if !journal.can_rotate() {
+            drop(journal);
+            // The one moment at which a commit waits for a checkpoint: the ring is full. If that fails the ring grows.
+            if let Err(error) = self.checkpoint() {
+                tracing::warn!(%error, "the journal could not be freed");
+            }
+            journal = lock(&self.journal);
+        }
+        journal.rotate()?;
+        let live = journal.live();
+        lock(&self.manifest).update(|manifest| {
+            manifest.journal_first = live.first;
+            manifest.journal_next = live.next;
+        })?;
+        drop(journal);
+        self.upkeep.want_checkpoint();
+        Ok(())
+    }
+
+    /// Commits frames of several partitions with one entry for each commit number, one write and one sync.
+    fn commit_journaled(&self, mut work: Work) {
+        let mut partitions: Vec<Arc<Partition>> = work.partitions().cloned().collect();
+        partitions.sort_by_key(|partition| partition.key());
+        partitions.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let mut locked: Vec<Locked<'_>> = Vec::with_capacity(partitions.len());
+        for partition in &partitions {
+            // Sorted, so that nobody who takes several can wait in a circle.
+            let mut guard = partition.writer();
+            let prepared =
+                partition.check_open().and_then(|()| guard.prepare_journaled(work.bytes_of(partition)));
+            match prepared {
+                Ok(()) => locked.push(Locked { partition, guard, staged: Vec::new() }),
+                Err(error) => work.fail_partition(partition, &error),
+            }
+        }
+        if work.is_empty() {
+            return;
+        }
+        self.announce();
+        let groups = self.journal_and_publish(work, &mut locked);
+        self.leading.store(IDLE, Ordering::SeqCst);
+        for (group, outcome) in groups {
+            group.complete(outcome);
+        }
+        for Locked { partition, guard, staged } in &mut locked {
+            if staged.is_empty() {
+                continue;
+            }
+            partition.changed.notify(usize::MAX);
+            for staged in staged.iter() {
+                if let Err(error) = guard.write_staged(staged) {
+                    // Acknowledged, in the journal, readable from memory; the next open puts it into its file.
+                    tracing::error!(%error, "a committed frame could not be written to its file");
+                    break;
+                }
+            }
+        }
+        drop(locked);
+        for partition in &partitions {
+            self.after_append(partition);
+        }
+    }
+
+    fn journal_and_publish(&self, work: Work, locked: &mut [Locked<'_>]) -> Vec<(Arc<Group>, Result<Outcome>)> {
+        let mut journal = lock(&self.journal);
+        let mut batch = Batch::default();
+        let mut groups = Vec::with_capacity(work.singles.len() + work.units.len());
+        let mut entry = Vec::with_capacity(work.singles.len());
+        let commit = self.take_commit();
+        for single in work.singles {
+            let staged = stage(locked, &single.partition, single.builder, commit);
+            groups.push((single.group, Ok(outcome(commit, &[staged], locked))));
+            entry.push(staged);
+        }
+        add_entry(&mut journal, &mut batch, commit, &entry, locked);
+        for unit in work.units {
+            let commit = self.take_commit();
+            let places: Vec<Place> = unit
+                .frames
+                .into_iter()
+                .map(|(partition, builder)| stage(locked, &partition, builder, commit))
+                .collect();
+            groups.push((unit.group, Ok(outcome(commit, &places, locked))));
+            add_entry(&mut journal, &mut batch, commit, &places, locked);
+        }
+        if let Err(error) = journal.append(&mut batch) {
+            for locked in locked.iter_mut() {
+                locked.staged.clear();
+            }
+            for (_, outcome) in &mut groups {
+                *outcome = Err(error.clone());
+            }
+            return groups;
+        }
+        drop(journal);
+        for Locked { guard, staged, .. } in locked.iter_mut() {
+            for staged in staged.iter() {
+                guard.publish_staged(staged);
+            }
+        }
+        groups
+    }
+}
+
+/// Which of the locked partitions, and which of its staged frames.
+type Place = (usize, usize);
+
+fn stage(locked: &mut [Locked<'_>], partition: &Arc<Partition>, builder: FrameBuilder, commit: u64) -> Place {
+    let Some(index) = locked.iter().position(|locked| Arc::ptr_eq(locked.partition, partition)) else {
+        unreachable!("every frame's partition was locked, or its frame was dropped");
+    };
+    let Locked { guard, staged, .. } = &mut locked[index];
+    let next = guard.stage(builder, commit, staged.last());
+    staged.push(next);
+    (index, staged.len() - 1)
+}
+
+fn outcome(commit: u64, places: &[Place], locked: &[Locked<'_>]) -> Outcome {
+    let mut bases = places.iter().map(|(index, at)| locked[*index].staged[*at].header.base_offset);
+    Outcome { commit, base_offset: bases.next().unwrap_or(0), others: bases.collect() }
+}
+
+fn add_entry(journal: &mut Journal, batch: &mut Batch, commit: u64, places: &[Place], locked: &[Locked<'_>]) {
+    let step = if planted::is(Bug::CommitSplit) { 1 } else { places.len().max(1) };
+    for places in places.chunks(step) {
+        journal.add(batch, commit, |entry| {
+            for (index, at) in places {
+                let staged = &locked[*index].staged[*at];
+                entry.push(&staged.target, &staged.bytes);
+            }
+        });
+    }
+}
+
+fn fail_all(work: Work, error: &Error) {
+    for Single { group, .. } in work.singles {
+        group.complete(Err(error.clone()));
+    }
+    for Unit { group, .. } in work.units {
+        group.complete(Err(error.clone()));
+    }
+}
+
+impl Work {
+    fn partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
+        let singles = self.singles.iter().map(|single| &single.partition);
+        singles.chain(self.units.iter().flat_map(|unit| unit.frames.iter().map(|(partition, _)| partition)))
+    }
+
+    fn partition_count(&self) -> usize {
+        let mut keys: Vec<_> = self.partitions().map(|partition| partition.key()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len()
+    }
+
+    fn bytes_of(&self, partition: &Arc<Partition>) -> usize {
+        let singles = self.singles.iter().map(|single| (&single.partition, &single.builder));
+        let units = self.units.iter().flat_map(|unit| unit.frames.iter().map(|(partition, builder)| (partition, builder)));
+        singles.chain(units).filter(|(of, _)| Arc::ptr_eq(of, partition)).map(|(_, builder)| builder.len()).sum()
+    }
+
+    /// Answers whatever touches a partition that takes no records, so that it does not hold the rest up.
+    fn drop_closed(&mut self) {
+        let closed: Vec<_> = self
+            .partitions()
+            .filter_map(|partition| partition.check_open().err().map(|error| (Arc::clone(partition), error)))
+            .collect();
+        for (partition, error) in closed {
+            self.fail_partition(&partition, &error);
+        }
+    }
+
+    fn fail_partition(&mut self, partition: &Arc<Partition>, error: &Error) {
+        for single in self.singles.extract_if(.., |single| Arc::ptr_eq(&single.partition, partition)) {
+            single.group.complete(Err(error.clone()));
+        }
+        let touches = |unit: &mut Unit| unit.frames.iter().any(|(of, _)| Arc::ptr_eq(of, partition));
+        for unit in self.units.extract_if(.., touches) {
+            unit.group.complete(Err(error.clone()));
+        }
+    }
+
+    /// All frames, those of each partition in the order in which they were sent.
+    fn into_frames(self) -> Vec<Pending> {
+        let mut frames = Vec::with_capacity(self.singles.len() + self.units.len());
+        frames.extend(self.singles.into_iter().map(|Single { partition, builder, group }| Pending { partition, builder, group }));
+        for Unit { frames: inside, group } in self.units {
+            // A unit that comes here lies in one partition: one frame, or it would be journaled.
+            frames.extend(inside.into_iter().map(|(partition, builder)| Pending { partition, builder, group: Arc::clone(&group) }));
+        }
+        frames
+    }
+}
+
+impl Unit {
+    fn spans_partitions(&self) -> bool {
+        self.frames.len() > 1
+    }
+}

@@ -1,0 +1,303 @@
+//! Where appends of synced topics wait for each other: the queue of the group commit.
+//!
+//! An append encodes its records straight into the pending frame of its partition, under a short lock, and holds a ticket.
+//! Whoever leads takes everything that is pending and commits it with one sync, while the next group forms. A lone blocking
+//! producer leads its own commit, without a hop to another thread; otherwise the commit thread does.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+
+use event_listener::Event;
+
+use crate::error::{Error, Result};
+use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::FrameBuilder;
+use crate::partition::Partition;
+use crate::planted::{self, Bug};
+use crate::segment::lock;
+
+/// Frame buffers kept for the next groups.
+const SPARE_BUILDERS_MAX: usize = 64;
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    queue: Mutex<Queue>,
+    /// Wakes the commit thread.
+    work: Condvar,
+    /// Notified when pending bytes were taken.
+    pub(crate) space: Event,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    work: Work,
+    bytes: usize,
+    leading: bool,
+    thread_sleeps: bool,
+    stopping: bool,
+    closed: Option<Error>,
+    spare: Vec<FrameBuilder>,
+}
+
+/// What one commit takes on.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// One frame for each partition that has pending appends.
+    pub(crate) singles: Vec<Single>,
+    /// Commits that must be whole over several partitions.
+    pub(crate) units: Vec<Unit>,
+}
+
+/// The pending frame of a partition.
+#[derive(Debug)]
+pub(crate) struct Single {
+    pub(crate) partition: Arc<Partition>,
+    pub(crate) builder: FrameBuilder,
+    pub(crate) group: Arc<Group>,
+}
+
+/// Frames that are committed together or not at all.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) frames: Vec<(Arc<Partition>, FrameBuilder)>,
+    pub(crate) group: Arc<Group>,
+}
+
+/// Appends that share a commit, and its outcome.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    outcome: OnceLock<Result<Outcome>>,
+    done: Event,
+}
+
+/// Where a group's frames went.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) commit: u64,
+    /// The base offset of the first frame, and of the others of a unit.
+    pub(crate) base_offset: u64,
+    pub(crate) others: Vec<u64>,
+}
+
+impl Group {
+    pub(crate) fn complete(&self, outcome: Result<Outcome>) {
+        // The first outcome is the one that was acted upon.
+        let _was_set = self.outcome.set(outcome);
+        self.done.notify(usize::MAX);
+    }
+
+    pub(crate) fn outcome(&self) -> Option<&Result<Outcome>> {
+        self.outcome.get()
+    }
+
+    pub(crate) fn done(&self) -> &Event {
+        &self.done
+    }
+
+    /// Waits on this thread.
+    pub(crate) fn wait(&self) -> &Result<Outcome> {
+        loop {
+            if let Some(outcome) = self.outcome.get() {
+                return outcome;
+            }
+            event_listener::listener!(self.done => listener);
+            if self.outcome.get().is_none() {
+                listener.wait();
+            }
+        }
+    }
+}
+
+/// A place in a group.
+#[derive(Debug, Clone)]
+pub(crate) struct Ticket {
+    pub(crate) group: Arc<Group>,
+    /// Which record of the frame is the first of the append.
+    pub(crate) first: u32,
+}
+
+impl Ticket {
+    /// The offset of the append's first record.
+    pub(crate) fn offset(&self, outcome: &Outcome) -> u64 {
+        outcome.base_offset + u64::from(self.first) + u64::from(planted::is(Bug::ReceiptOffByOne))
+    }
+}
+
+/// Why an append was not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// There is no room for it now.
+    Full,
+    Failed(Error),
+}
+
+impl Committer {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { queue: Mutex::default(), work: Condvar::new(), space: Event::new(), bytes_max }
+    }
+
+    /// The most bytes that wait at once, and so the largest append.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Adds an append of `len` bytes at the most to the pending frame of `partition`.
+    #[inline]
+    pub(crate) fn enqueue(
+        &self,
+        partition: &Arc<Partition>,
+        len: usize,
+        fill: impl FnOnce(&mut FrameBuilder),
+    ) -> Result<Ticket, Refused> {
+        let mut queue = self.admit(len)?;
+        let slot = partition.queue_slot.load(Ordering::Relaxed);
+        let slot = match queue.work.singles.get(slot) {
+            Some(single) if Arc::ptr_eq(&single.partition, partition) => slot,
+            _ => queue.new_single(partition).map_err(Refused::Failed)?,
+        };
+        let Queue { work, bytes, .. } = &mut *queue;
+        let Some(single) = work.singles.get_mut(slot) else { return Err(Refused::Full) };
+        let (first, before) = (single.builder.record_count(), single.builder.len());
+        fill(&mut single.builder);
+        *bytes += single.builder.len() - before;
+        let ticket = Ticket { group: Arc::clone(&single.group), first };
+        self.wake(queue);
+        Ok(ticket)
+    }
+
+    /// Adds frames that are committed together or not at all.
+    pub(crate) fn enqueue_unit(
+        &self,
+        frames: Vec<(Arc<Partition>, FrameBuilder)>,
+    ) -> Result<Arc<Group>, (Refused, Vec<(Arc<Partition>, FrameBuilder)>)> {
+        let len = frames.iter().map(|(_, builder)| framed(builder)).sum();
+        let mut queue = match self.admit(len) {
+            Ok(queue) => queue,
+            Err(refused) => return Err((refused, frames)),
+        };
+        let group = Arc::new(Group::default());
+        queue.bytes += len;
+        queue.work.units.push(Unit { frames, group: Arc::clone(&group) });
+        self.wake(queue);
+        Ok(group)
+    }
+
+    fn admit(&self, len: usize) -> Result<MutexGuard<'_, Queue>, Refused> {
+        let queue = lock(&self.queue);
+        if let Some(closed) = &queue.closed {
+            return Err(Refused::Failed(closed.clone()));
+        }
+        // Whatever is admitted alone fits into a commit; what waits together must fit as well.
+        if queue.bytes > 0 && queue.bytes + len > self.bytes_max {
+            return Err(Refused::Full);
+        }
+        Ok(queue)
+    }
+
+    #[inline]
+    fn wake(&self, queue: MutexGuard<'_, Queue>) {
+        let wake = queue.thread_sleeps && !queue.leading;
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    /// Takes everything that is pending, unless somebody else is committing.
+    pub(crate) fn try_lead(&self) -> Option<Work> {
+        let mut queue = lock(&self.queue);
+        (!queue.leading && !queue.work.is_empty()).then(|| self.take(&mut queue))
+    }
+
+    /// Waits until there is something to commit; `None` once the committer is stopped and empty.
+    pub(crate) fn wait_to_lead(&self) -> Option<Work> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if !queue.leading && !queue.work.is_empty() {
+                return Some(self.take(&mut queue));
+            }
+            if queue.stopping && !queue.leading {
+                return None;
+            }
+            queue.thread_sleeps = true;
+            queue = self.work.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+            queue.thread_sleeps = false;
+        }
+    }
+
+    fn take(&self, queue: &mut Queue) -> Work {
+        queue.leading = true;
+        queue.bytes = 0;
+        let work = std::mem::take(&mut queue.work);
+        for single in &work.singles {
+            single.partition.queue_slot.store(usize::MAX, Ordering::Relaxed);
+        }
+        self.space.notify(usize::MAX);
+        work
+    }
+
+    /// Ends the lead and gives the buffers back. Answers whether more is pending.
+    pub(crate) fn end_lead(&self, spare: Vec<FrameBuilder>) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.leading = false;
+        for mut builder in spare {
+            // A buffer that one large group has grown is not worth its memory.
+            if queue.spare.len() < SPARE_BUILDERS_MAX && builder.capacity() <= self.bytes_max / 8 {
+                builder.clear();
+                queue.spare.push(builder);
+            }
+        }
+        let more = !queue.work.is_empty();
+        let wake = queue.thread_sleeps && (more || queue.stopping);
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        more
+    }
+
+    /// Accepts nothing more; what is pending is still committed.
+    pub(crate) fn close(&self, error: Error) {
+        lock(&self.queue).closed.get_or_insert(error);
+        self.space.notify(usize::MAX);
+    }
+
+    /// Lets the commit thread end once nothing is pending.
+    pub(crate) fn stop(&self) {
+        lock(&self.queue).stopping = true;
+        self.work.notify_all();
+    }
+}
+
+impl Queue {
+    #[cold]
+    fn new_single(&mut self, partition: &Arc<Partition>) -> Result<usize> {
+        partition.check_open()?;
+        let slot = self.work.singles.len();
+        partition.queue_slot.store(slot, Ordering::Relaxed);
+        let builder = self.spare.pop().unwrap_or_default();
+        self.work.singles.push(Single { partition: Arc::clone(partition), builder, group: Arc::default() });
+        Ok(slot)
+    }
+}
+
+impl Work {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.singles.is_empty() && self.units.is_empty()
+    }
+
+    /// Bytes of the journal entries that this work becomes, at the most.
+    pub(crate) fn journal_bytes(&self) -> usize {
+        let singles: usize = self.singles.iter().map(|single| framed(&single.builder)).sum();
+        let units = self.units.iter().flat_map(|unit| &unit.frames).map(|(_, builder)| framed(builder)).sum::<usize>();
+        singles + units + FRAME_HEADER_BYTES * (1 + self.units.len())
+    }
+}
+
+/// Bytes of a frame in a journal entry, with a share of the entry's header.
+fn framed(builder: &FrameBuilder) -> usize {
+    builder.len() + JOURNAL_FRAME_OVERHEAD_BYTES + FRAME_HEADER_BYTES
+}

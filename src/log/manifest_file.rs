@@ -1,0 +1,99 @@
+//! The manifest on the disk: two slots, written in turn, so that a torn write always leaves one.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Corruption, Error, Result};
+use crate::format::FormatError;
+use crate::format::manifest::{MANIFEST_SLOT_BYTES, MANIFEST_SLOT_STRIDE, Manifest};
+use crate::planted::{self, Bug};
+use crate::storage::files::{read_full_at, replace_file, write_all_at};
+use crate::storage::{File, OpenMode, Storage};
+
+/// The name of the file.
+pub(crate) const MANIFEST_NAME: &str = "MANIFEST";
+
+/// The open manifest.
+#[derive(Debug)]
+pub(crate) struct ManifestFile {
+    file: Arc<dyn File>,
+    current: Manifest,
+}
+
+impl ManifestFile {
+    /// Opens the manifest of the log in `root`; `None` if there is none.
+    pub(crate) fn open(storage: &dyn Storage, root: &Path) -> Result<Option<Self>> {
+        let path = root.join(MANIFEST_NAME);
+        let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
+        let file = match storage.open(&path, OpenMode::ReadWrite) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut slots = Vec::new();
+        let mut why = FormatError::Zeros;
+        for slot in 0..2 {
+            let mut bytes = [0; MANIFEST_SLOT_BYTES];
+            let read = read_full_at(&*file, &mut bytes, slot * MANIFEST_SLOT_STRIDE).map_err(failed)?;
+            match Manifest::decode(&bytes[..read]) {
+                Ok(manifest) => slots.push(manifest),
+                Err(error @ FormatError::Newer(_)) => {
+                    return Err(Error::invalid(format!("{}: {error}", path.display())));
+                }
+                Err(error) if why == FormatError::Zeros => why = error,
+                Err(_) => {}
+            }
+        }
+        match slots.into_iter().max_by_key(|manifest| manifest.serial) {
+            Some(current) => Ok(Some(Self { file, current })),
+            None => Err(Error::corrupt(
+                format!("neither slot of the manifest holds: {why}"),
+                Corruption {
+                    file: MANIFEST_NAME.into(),
+                    topic: None,
+                    partition: None,
+                    position: 0,
+                    first_offset: None,
+                    next_offset: None,
+                },
+            )),
+        }
+    }
+
+    /// Writes the manifest of a new log; after a crash it is there whole or not at all.
+    pub(crate) fn create(storage: &dyn Storage, root: &Path, manifest: Manifest) -> Result<Self> {
+        let failed = |error| Error::io(format!("cannot create {}", root.join(MANIFEST_NAME).display()), error);
+        let mut bytes = vec![0; MANIFEST_SLOT_STRIDE as usize * 2];
+        let at = (slot(manifest.serial) * MANIFEST_SLOT_STRIDE) as usize;
+        bytes[at..at + MANIFEST_SLOT_BYTES].copy_from_slice(&manifest.encode());
+        replace_file(storage, root, MANIFEST_NAME, &bytes).map_err(failed)?;
+        let file = storage.open(&root.join(MANIFEST_NAME), OpenMode::ReadWrite).map_err(failed)?;
+        Ok(Self { file, current: manifest })
+    }
+
+    /// What the manifest says.
+    pub(crate) fn current(&self) -> &Manifest {
+        &self.current
+    }
+
+    /// Changes the manifest and returns once that is durable. After an error the old one holds, and the next change is
+    /// written over the failed one: the slot that holds is never touched.
+    pub(crate) fn update(&mut self, change: impl FnOnce(&mut Manifest)) -> Result<()> {
+        let mut next = self.current;
+        change(&mut next);
+        next.serial = self.current.serial + 1;
+        if next == (Manifest { serial: next.serial, ..self.current }) {
+            return Ok(());
+        }
+        write_all_at(&*self.file, &next.encode(), slot(next.serial) * MANIFEST_SLOT_STRIDE)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| Error::io("cannot write the manifest", error))?;
+        self.current = next;
+        Ok(())
+    }
+}
+
+fn slot(serial: u64) -> u64 {
+    if planted::is(Bug::ManifestOneSlot) { 0 } else { serial % 2 }
+}

@@ -1,0 +1,74 @@
+//! A topic of the open log: its name, its settings and its partitions.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::settings::TopicSettings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::partition::Partition;
+
+/// A topic that is open.
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: u128,
+    pub(crate) created_at: i64,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: TopicSettings,
+    partitions: Arc<Vec<Arc<Partition>>>,
+}
+
+impl TopicState {
+    pub(crate) fn new(
+        name: Arc<str>,
+        id: u128,
+        created_at: i64,
+        settings: TopicSettings,
+        partitions: Vec<Arc<Partition>>,
+    ) -> Self {
+        Self { name, id, created_at, inner: RwLock::new(Inner { settings, partitions: Arc::new(partitions) }) }
+    }
+
+    /// The settings; the number of partitions may grow.
+    pub(crate) fn settings(&self) -> TopicSettings {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).settings.clone()
+    }
+
+    /// The partitions at this moment, by number.
+    pub(crate) fn partitions(&self) -> Arc<Vec<Arc<Partition>>> {
+        Arc::clone(&self.inner.read().unwrap_or_else(PoisonError::into_inner).partitions)
+    }
+
+    /// One partition.
+    pub(crate) fn partition(&self, number: u32) -> Result<Arc<Partition>> {
+        let partitions = self.partitions();
+        partitions.get(number as usize).cloned().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("topic {} has no partition {number}; it has 0 to {}", self.name, partitions.len() - 1),
+            )
+        })
+    }
+
+    pub(super) fn grow(&self, settings: TopicSettings, partitions: Vec<Arc<Partition>>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.settings = settings;
+        inner.partitions = Arc::new(partitions);
+    }
+
+    /// Refuses appends to any partition from now on.
+    pub(super) fn close(&self, error: &Error) {
+        for partition in self.partitions().iter() {
+            partition.close(error.clone());
+        }
+    }
+}
+
+/// The directory of a partition.
+pub(crate) fn partition_dir(topic_dir: &Path, number: u32) -> std::path::PathBuf {
+    topic_dir.join(number.to_string())
+}
