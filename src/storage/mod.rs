@@ -23,6 +23,8 @@ pub(crate) mod files;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use clock::{Clock, Random};
 
