@@ -59,7 +59,8 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the exclusive lock that the file at `path` stands for, creating the file if need be. `WouldBlock` if another
     /// process, or another holder in this one, has it. Released when the answer is dropped, or when the process dies; the
-    /// file stays, as removing it would let two owners lock two files of one name.
+    /// file stays, as removing it would let two owners lock two files of one name. Some systems let nobody else read the
+    /// file meanwhile, so it is no place for anything worth reading.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
 }
 

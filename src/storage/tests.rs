@@ -405,11 +405,11 @@ fn locks_exclude(place: Place) {
 fn locks_are_about_files(place: Place) {
     place.create("LOCK", b"content");
     let held = place.storage.lock(&place.path("LOCK")).unwrap();
-    assert_eq!(place.read("LOCK"), b"content");
     place.storage.rename(&place.path("LOCK"), &place.path("MOVED")).unwrap();
     let other = place.storage.lock(&place.path("LOCK")).unwrap();
     assert_eq!(place.storage.lock(&place.path("MOVED")).unwrap_err().kind(), WouldBlock);
     drop(held);
+    assert_eq!(place.read("MOVED"), b"content", "locking changes no byte");
     place.storage.lock(&place.path("MOVED")).unwrap();
     assert_eq!(place.storage.lock(&place.path("LOCK")).unwrap_err().kind(), WouldBlock);
     drop(other);
