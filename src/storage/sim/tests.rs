@@ -245,6 +245,24 @@ fn a_rename_between_directories_is_one() {
     }
 }
 
+/// A sync of one directory takes along what its names depend on in another.
+#[test]
+fn a_synced_rename_takes_the_creation_along() {
+    for synced in ["/a", "/b"] {
+        let names = outcomes(
+            |disk| {
+                files::create_dirs(disk, Path::new("/a")).unwrap();
+                files::create_dirs(disk, Path::new("/b")).unwrap();
+                create(disk, "/a/f", b"");
+                disk.rename(Path::new("/a/f"), Path::new("/b/f")).unwrap();
+                disk.sync_dir(Path::new(synced)).unwrap();
+            },
+            |disk| disk.paths().concat(),
+        );
+        assert_eq!(names, ["/b/f".to_owned()].into());
+    }
+}
+
 #[test]
 fn directory_changes_are_lost_kept_in_order_or_each_by_itself() {
     let names = outcomes(
@@ -370,6 +388,28 @@ fn a_page_that_was_not_written_may_leave_the_cache_with_its_process() {
         })
         .collect();
     assert_eq!(seen, [b"new and longer".to_vec(), b"old\0\0\0\0\0\0\0\0\0\0\0".to_vec()].into());
+}
+
+/// The disk has bytes past a length that was cut; a page that went back to them must not show them when the file grows,
+/// and must not be taken for one that is the same in both images.
+#[test]
+fn a_page_that_left_the_cache_hides_what_was_cut_off() {
+    for seed in 0..50 {
+        let disk = disk(seed, Loss::Oldest);
+        let file = create_durable(&disk, "/f", &[1; 4000]);
+        file.set_len(10).unwrap();
+        disk.fail_at(0, SimFault::FsyncDrop);
+        file.sync_data().unwrap_err();
+        disk.kill();
+        let file = disk.open(Path::new("/f"), OpenMode::ReadWrite).unwrap();
+        files::write_all_at(&*file, b"x", 5000).unwrap();
+        let mut expected = vec![1; 10];
+        expected.resize(5000, 0);
+        assert_eq!(disk.read_file("/f")[..5000], expected);
+        assert!(!disk.is_settled("/f"));
+        disk.power_loss();
+        assert!(disk.is_settled("/f"));
+    }
 }
 
 /// Other failed syncs leave the pages dirty: the next one is worth what it says.
@@ -625,6 +665,13 @@ fn random_run(disk: &SimDisk, dice: &Dice, steps: u64, check: &mut impl FnMut(&s
     }
 }
 
+/// Nothing of what lay past the length shows when the file grows.
+fn check_growth(disk: &SimDisk, path: &str) {
+    let before = disk.read_file(path).len();
+    disk.open(Path::new(path), OpenMode::ReadWrite).unwrap().set_len(before as u64 + 5000).unwrap();
+    assert!(disk.read_file(path)[before..].iter().all(|byte| *byte == 0));
+}
+
 /// The model above in one property: whatever a power loss leaves, each byte was there since the last sync, and looking
 /// again changes nothing.
 #[test]
@@ -645,6 +692,7 @@ fn a_power_loss_invents_nothing() {
                 assert!(fork.is_settled(path));
                 fork.power_loss();
                 assert_eq!(fork.fingerprint(), settled);
+                check_growth(&fork, path);
             }
         });
     }
