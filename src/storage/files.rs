@@ -78,21 +78,23 @@ pub(crate) fn replace_file(storage: &dyn Storage, dir: &Path, name: &str, bytes:
 }
 
 /// Creates a directory and whatever is missing above it, each level durable before the next.
+///
+/// A directory that is there already has its parent synced all the same: an earlier process may have died between creating
+/// it and syncing that, and everything later put into it would vanish with its name.
 pub(crate) fn create_dirs(storage: &dyn Storage, path: &Path) -> io::Result<()> {
-    match storage.create_dir(path) {
-        Ok(()) => match path.parent() {
-            Some(parent) => storage.sync_dir(parent),
-            None => Ok(()),
+    match (storage.create_dir(path), path.parent()) {
+        (Ok(()), Some(parent)) => storage.sync_dir(parent),
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::AlreadyExists => match storage.sync_dir(parent) {
+            // Somebody else's directory, given to us by an administrator: its name is not ours to make durable.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
         },
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => {
-                create_dirs(storage, parent)?;
-                create_dirs(storage, path)
-            }
-            _ => Err(error),
-        },
-        Err(error) => Err(error),
+        (Err(error), None) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && !parent.as_os_str().is_empty() => {
+            create_dirs(storage, parent)?;
+            create_dirs(storage, path)
+        }
+        (result, _) => result,
     }
 }
 

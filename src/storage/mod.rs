@@ -23,6 +23,8 @@ pub(crate) mod files;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use clock::{Clock, Random};
 
@@ -32,6 +34,9 @@ pub(crate) use clock::{Clock, Random};
 /// parent has returned; the bytes of a file only once [`File::sync_data`] has. No method follows symbolic links out of the
 /// directory that it is given: [`list`] reports them as [`EntryKind::Other`] and nobody opens those.
 ///
+/// Everywhere: a missing name, or a missing directory above it, is `NotFound`; a file where a directory has to be is
+/// `NotADirectory`; the empty path is the directory that relative paths start from.
+///
 /// [`sync_dir`]: Storage::sync_dir
 /// [`list`]: Storage::list
 pub(crate) trait Storage: fmt::Debug + Send + Sync + 'static {
@@ -39,18 +44,23 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync + 'static {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// The entries of a directory, sorted by name; `NotFound` if it is missing, `NotADirectory` if it is a file.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
-    /// Opens a file.
+    /// Opens a file. `IsADirectory` if it is a directory, `InvalidInput` if it is anything else that is no plain file, a
+    /// symbolic link among them; `AlreadyExists` under [`OpenMode::CreateNew`] whatever the name stands for.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
-    /// Renames a file or a directory, replacing a file of the target name atomically.
+    /// Renames a file or a directory, replacing a file of the target name atomically. Handles that are open stay on the
+    /// file they were opened on, be it renamed or replaced. A directory needs a target name that is free: a file there, or
+    /// a directory with entries, is an error, and an empty directory is replaced on some systems only.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file. Handles that are open keep reading it.
+    /// Removes a file. Handles that are open keep reading it. A directory is an error.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Removes an empty directory.
+    /// Removes an empty directory; `DirectoryNotEmpty` if it is not.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// Makes the names in a directory durable.
+    /// Makes durable the names in a directory: those in it, not its own name in its parent, nor the bytes of the files.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the exclusive lock that the file at `path` stands for, creating the file if need be. `WouldBlock` if another
-    /// process, or another holder in this one, has it. Released when the answer is dropped, or when the process dies.
+    /// process, or another holder in this one, has it. Released when the answer is dropped, or when the process dies; the
+    /// file stays, as removing it would let two owners lock two files of one name. Some systems let nobody else read the
+    /// file meanwhile, so it is no place for anything worth reading.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
 }
 
@@ -83,16 +93,21 @@ pub(crate) enum EntryKind {
 }
 
 /// An open file. Calls may overlap; a read that overlaps a write sees, byte by byte, the old or the new.
+///
+/// [`write_at`](File::write_at) and [`set_len`](File::set_len) fail with `PermissionDenied` on a handle from
+/// [`OpenMode::Read`]. `Interrupted` from any method means that nothing happened: call again.
 pub(crate) trait File: fmt::Debug + Send + Sync {
     /// Reads at `position`; fewer bytes than asked for is no error, 0 is the end of the file.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
-    /// Writes at `position`, growing the file with zeros if it is shorter; may write fewer bytes than given.
+    /// Writes at `position`, growing the file with zeros if it is shorter; may write fewer bytes than given. After an error
+    /// any part of the bytes may have been written.
     fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Cuts the file, or grows it with zeros.
+    /// Cuts the file, or grows it with zeros. What was cut off does not come back when the file grows again.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Returns once every byte written before the call, and the length, are on the disk (`fdatasync`).
+    /// Returns once every byte written before the call, through whichever handle, and the length, are on the disk
+    /// (`fdatasync`). The name of a new file is another matter: see [`Storage::sync_dir`].
     ///
     /// After an error the state of everything written since the last success is unknown and must not be assumed to
     /// improve: a second call may succeed without having written anything.
