@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::planted::{self, Bug};
 use crate::segment::lock;
-use crate::storage::Storage;
+use crate::storage::{Env, Storage};
 use crate::storage::files::{read_small, replace_file};
 
 /// The name of the file.
@@ -31,6 +31,14 @@ pub(crate) struct Checkpointed {
 pub(crate) fn read(storage: &dyn Storage, root: &Path, log_id: u128) -> Option<Checkpoint> {
     let bytes = read_small(storage, &root.join(CHECKPOINT_NAME), CHECKPOINT_BYTES_MAX).ok()?;
     Checkpoint::decode(&bytes).ok().filter(|checkpoint| checkpoint.log_id == log_id)
+}
+
+/// Writes the checkpoint file.
+pub(crate) fn write(env: &Env, root: &Path, log_id: u128, checkpointed: &Checkpointed) -> Result<()> {
+    let entries = checkpointed.entries.values().copied().collect();
+    let file = Checkpoint { serial: checkpointed.serial, log_id, entries };
+    replace_file(&*env.storage, root, CHECKPOINT_NAME, &file.encode())
+        .map_err(|error| Error::io("cannot write the checkpoint", error))
 }
 
 impl Engine {
@@ -84,12 +92,9 @@ impl Engine {
     pub(super) fn write_checkpoint(&self, checkpointed: &mut Checkpointed) -> Result<()> {
         let live: std::collections::BTreeSet<u128> = self.topics().iter().map(|topic| topic.id).collect();
         checkpointed.entries.retain(|(topic, _), _| live.contains(topic));
-        let serial = checkpointed.serial + 1;
-        let file =
-            Checkpoint { serial, log_id: self.id, entries: checkpointed.entries.values().copied().collect() };
-        replace_file(&*self.env.storage, &self.root, CHECKPOINT_NAME, &file.encode())
-            .map_err(|error| Error::io("cannot write the checkpoint", error))?;
-        checkpointed.serial = serial;
+        checkpointed.serial += 1;
+        let serial = checkpointed.serial;
+        write(&self.env, &self.root, self.id, checkpointed)?;
         lock(&self.manifest).update(|manifest| manifest.checkpoint = serial)
     }
 

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
-use event_listener::Event;
+use event_listener::{Event, Listener};
 
 use crate::error::{Error, Result};
 use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
@@ -26,6 +26,8 @@ pub(crate) struct Committer {
     queue: Mutex<Queue>,
     /// Wakes the commit thread.
     work: Condvar,
+    /// Wakes who waits for the leader to be done.
+    idle: Condvar,
     /// Notified when pending bytes were taken.
     pub(crate) space: Event,
     bytes_max: usize,
@@ -37,6 +39,7 @@ struct Queue {
     bytes: usize,
     leading: bool,
     thread_sleeps: bool,
+    drains: bool,
     stopping: bool,
     closed: Option<Error>,
     spare: Vec<FrameBuilder>,
@@ -136,7 +139,7 @@ pub(crate) enum Refused {
 
 impl Committer {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), work: Condvar::new(), space: Event::new(), bytes_max }
+        Self { queue: Mutex::default(), work: Condvar::new(), idle: Condvar::new(), space: Event::new(), bytes_max }
     }
 
     /// The most bytes that wait at once, and so the largest append.
@@ -251,10 +254,13 @@ impl Committer {
             }
         }
         let more = !queue.work.is_empty();
-        let wake = queue.thread_sleeps && (more || queue.stopping);
+        let (wake, drains) = (queue.thread_sleeps && (more || queue.stopping), queue.drains);
         drop(queue);
         if wake {
             self.work.notify_one();
+        }
+        if drains {
+            self.idle.notify_all();
         }
         more
     }
@@ -263,6 +269,26 @@ impl Committer {
     pub(crate) fn close(&self, error: Error) {
         lock(&self.queue).closed.get_or_insert(error);
         self.space.notify(usize::MAX);
+    }
+
+    /// Commits, or waits until somebody else has committed, all that is pending. Nothing new must be accepted any more.
+    pub(crate) fn drain(&self, mut carry_out: impl FnMut(Work) -> bool) {
+        let mut queue = lock(&self.queue);
+        loop {
+            if !queue.leading && queue.work.is_empty() {
+                return;
+            }
+            if queue.leading {
+                queue.drains = true;
+                queue = self.idle.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+                queue.drains = false;
+                continue;
+            }
+            let work = self.take(&mut queue);
+            drop(queue);
+            carry_out(work);
+            queue = lock(&self.queue);
+        }
     }
 
     /// Lets the commit thread end once nothing is pending.

@@ -1,5 +1,18 @@
-//! The open directory.
+//! The open directory: its topics, its commits, its recovery.
 
+pub(crate) mod catalogue;
+pub(crate) mod checkpoint;
+pub(crate) mod commit;
+pub(crate) mod committer;
+pub(crate) mod engine;
+pub(crate) mod manifest_file;
 pub(crate) mod names;
+pub(crate) mod open;
+pub(crate) mod report;
 pub(crate) mod settings;
+pub(crate) mod topic;
 pub(crate) mod topic_file;
+pub(crate) mod upkeep;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -117,6 +117,11 @@ impl Partition {
         }
     }
 
+    /// What partitions are sorted and told apart by.
+    pub(crate) fn key(&self) -> (u128, u32) {
+        (self.owner.topic_id, self.owner.partition)
+    }
+
     /// The first offset that is there.
     pub(crate) fn log_start(&self) -> u64 {
         self.log_start.load(Ordering::Acquire)

@@ -222,3 +222,8 @@ pub(crate) fn footer(file: &Arc<dyn File>, incarnation: u64, len: u64) -> io::Re
     let parsed = frame::parse(&bytes, incarnation).ok().filter(|(header, _)| header.kind == FrameKind::Footer);
     Ok(parsed.and_then(|(header, body)| Some((header, Footer::decode(body).ok()?, position))))
 }
+
+/// Whether `bytes` are a whole frame of the same file that was committed after `header`.
+pub(crate) fn is_newer(bytes: &[u8], header: &FrameHeader) -> bool {
+    FrameHeader::decode(bytes).is_ok_and(|there| there.incarnation == header.incarnation && there.commit > header.commit)
+}

@@ -1,0 +1,261 @@
+//! Topics as directories: found at open, created, grown and deleted so that a crash leaves the whole or nothing.
+//!
+//! A new topic is built under a name that no topic can have and then renamed; a deleted one is first renamed and then removed.
+//! What a crash leaves under such names is removed at the next open.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use uuid::Uuid;
+
+use super::engine::Engine;
+use super::names::{collides, validate_topic_name};
+use super::open::new_id;
+use super::settings::{Durability, LogSettings, TopicSettings};
+use super::topic::{TopicState, partition_dir};
+use super::topic_file::{TOPIC_FILE_BYTES_MAX, TOPIC_FILE_NAME, TopicFile};
+use crate::error::{Corruption, Error, ErrorKind, Result};
+use crate::partition::writer::create_segment_in;
+use crate::partition::{Partition, PartitionConfig, recover};
+use crate::planted::{self, Bug};
+use crate::segment::{Owner, lock};
+use crate::storage::files::{read_small, remove_tree, replace_file};
+use crate::storage::{EntryKind, Env};
+
+/// The directory of all topics.
+pub(crate) const TOPICS_DIR: &str = "topics";
+const CREATING: &str = ".creating-";
+const DELETED: &str = ".deleted-";
+
+/// A topic's directory, and what its file says.
+#[derive(Debug)]
+pub(super) struct FoundTopic {
+    pub(super) dir: PathBuf,
+    pub(super) file: TopicFile,
+}
+
+/// Who the segments of a partition belong to.
+pub(super) fn owner(topic: &Arc<str>, topic_id: u128, partition: u32) -> Arc<Owner> {
+    Arc::new(Owner { topic: Arc::clone(topic), topic_id, partition })
+}
+
+/// What a partition needs to know.
+pub(super) fn config(log_id: u128, log: &LogSettings, topic: &TopicSettings) -> PartitionConfig {
+    PartitionConfig {
+        log_id,
+        synced: topic.durability == Durability::Sync,
+        segment_bytes_max: topic.segment_bytes_max,
+        tail_bytes_max: log.tail_bytes_max as usize,
+    }
+}
+
+/// The topics of the log in `root`. Directories that are none of ours are left alone.
+pub(super) fn load(env: &Env, root: &Path) -> Result<Vec<FoundTopic>> {
+    let topics = root.join(TOPICS_DIR);
+    let storage = &*env.storage;
+    let entries =
+        storage.list(&topics).map_err(|error| Error::io(format!("cannot list {}", topics.display()), error))?;
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Dir) {
+        let dir = topics.join(&entry.name);
+        if entry.name.starts_with(CREATING) || entry.name.starts_with(DELETED) {
+            remove_tree(storage, &dir).map_err(|error| Error::io(format!("cannot remove {}", dir.display()), error))?;
+            continue;
+        }
+        if validate_topic_name(&entry.name).is_err() {
+            continue;
+        }
+        let shown = format!("{TOPICS_DIR}/{}/{TOPIC_FILE_NAME}", entry.name);
+        let bytes = match read_small(storage, &dir.join(TOPIC_FILE_NAME), TOPIC_FILE_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if is_partitioned(env, &dir)? {
+                    return Err(damaged(&shown, "a topic's settings are missing"));
+                }
+                // A foreign directory, such as `lost+found`.
+                continue;
+            }
+            Err(error) => return Err(Error::io(format!("cannot read {shown}"), error)),
+        };
+        let file = TopicFile::decode(&bytes, &shown)?;
+        if file.name != entry.name {
+            return Err(damaged(&shown, "a topic's directory has another topic's settings"));
+        }
+        found.push(FoundTopic { dir, file });
+    }
+    Ok(found)
+}
+
+fn is_partitioned(env: &Env, dir: &Path) -> Result<bool> {
+    let entries =
+        env.storage.list(dir).map_err(|error| Error::io(format!("cannot list {}", dir.display()), error))?;
+    Ok(entries.iter().any(|entry| entry.kind == EntryKind::Dir && entry.name == "0"))
+}
+
+fn damaged(file: &str, what: &str) -> Error {
+    Error::corrupt(
+        what,
+        Corruption {
+            file: file.into(),
+            topic: None,
+            partition: None,
+            position: 0,
+            first_offset: None,
+            next_offset: None,
+        },
+    )
+}
+
+impl Engine {
+    /// One topic.
+    pub(crate) fn topic(&self, name: &str) -> Result<Arc<TopicState>> {
+        self.check_open()?;
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no topic {}", crate::text::quoted(name)))
+        })
+    }
+
+    /// Creates a topic. One that exists with the same settings is simply returned.
+    pub(crate) fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<Arc<TopicState>> {
+        settings.validate_in(&self.settings)?;
+        let _one_at_a_time = lock(&self.catalogue);
+        self.check_open()?;
+        if let Some(existing) = self.existing(name, &settings)? {
+            return Ok(existing);
+        }
+        let now = self.env.clock.now_micros();
+        let id = new_id(&self.env, now);
+        let topics = self.root.join(TOPICS_DIR);
+        let (temporary, dir) = (topics.join(format!("{CREATING}{}", Uuid::from_u128(id))), topics.join(name));
+        let name: Arc<str> = name.into();
+        let file = TopicFile::new(Uuid::from_u128(id), &*name, now, settings.clone());
+        let built = self.build(&temporary, &dir, &name, &file);
+        if let Err(error) = built {
+            // Best effort: the next open removes what this leaves.
+            if let Err(second) = remove_tree(&*self.env.storage, &temporary) {
+                tracing::debug!(error = %second, "an unfinished topic is left to the next open");
+            }
+            return Err(error);
+        }
+        let mut partitions = Vec::with_capacity(settings.partitions as usize);
+        for number in 0..settings.partitions {
+            partitions.push(self.open_partition(&name, id, number, &dir, &settings)?);
+        }
+        let topic = Arc::new(TopicState::new(Arc::clone(&name), id, file.created_at.timestamp_micros(), settings, partitions));
+        self.topics.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), Arc::clone(&topic));
+        self.catalogue_changed.notify(usize::MAX);
+        Ok(topic)
+    }
+
+    fn existing(&self, name: &str, settings: &TopicSettings) -> Result<Option<Arc<TopicState>>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topic) = topics.get(name) {
+            let has = topic.settings();
+            return if has == *settings {
+                Ok(Some(Arc::clone(topic)))
+            } else {
+                Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("topic {name} exists with other settings: it has {has:?}, asked for was {settings:?}"),
+                ))
+            };
+        }
+        match topics.keys().find(|other| collides(other, name)) {
+            Some(other) => Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("topic {name} differs from topic {other} in case only; some file systems cannot tell them apart"),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// Builds the topic's directory under a temporary name and renames it: after a crash it is there whole or not at all.
+    fn build(&self, temporary: &Path, dir: &Path, name: &Arc<str>, file: &TopicFile) -> Result<()> {
+        let storage = &*self.env.storage;
+        let failed = |error| Error::io(format!("cannot create topic {name}"), error);
+        storage.create_dir(temporary).map_err(failed)?;
+        for number in 0..file.settings.partitions {
+            self.build_partition(temporary, name, file.id.as_u128(), number)?;
+        }
+        replace_file(storage, temporary, TOPIC_FILE_NAME, &file.encode()?).map_err(failed)?;
+        storage.rename(temporary, dir).map_err(failed)?;
+        if planted::is(Bug::TopicDirNotSynced) {
+            return Ok(());
+        }
+        storage.sync_dir(&self.root.join(TOPICS_DIR)).map_err(failed)
+    }
+
+    fn build_partition(&self, topic_dir: &Path, name: &Arc<str>, id: u128, number: u32) -> Result<()> {
+        let storage = &*self.env.storage;
+        let dir = partition_dir(topic_dir, number);
+        let failed = |error| Error::io(format!("cannot create partition {number} of topic {name}"), error);
+        match storage.create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+        create_segment_in(&self.env, &dir, &owner(name, id, number), self.id, 0, true)?;
+        storage.sync_dir(topic_dir).map_err(failed)
+    }
+
+    fn open_partition(
+        &self,
+        name: &Arc<str>,
+        id: u128,
+        number: u32,
+        dir: &Path,
+        settings: &TopicSettings,
+    ) -> Result<Arc<Partition>> {
+        let config = config(self.id, &self.settings, settings);
+        let (partition, _) =
+            recover::open(&self.env, owner(name, id, number), config, partition_dir(dir, number), None)?;
+        Ok(Arc::new(partition))
+    }
+
+    /// Adds partitions, so that the topic has `count`.
+    pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<Arc<TopicState>> {
+        let _one_at_a_time = lock(&self.catalogue);
+        let topic = self.topic(name)?;
+        let old = topic.settings();
+        if count <= old.partitions {
+            return Err(Error::invalid(format!(
+                "topic {name} has {} partitions; their number can only grow, and {count} is no more",
+                old.partitions
+            )));
+        }
+        let settings = TopicSettings { partitions: count, ..old.clone() };
+        settings.validate_in(&self.settings)?;
+        let dir = self.root.join(TOPICS_DIR).join(name);
+        let failed = |error| Error::io(format!("cannot add partitions to topic {name}"), error);
+        let mut partitions = topic.partitions().to_vec();
+        for number in old.partitions..count {
+            // What an earlier attempt left is beyond the topic's count: nobody has ever written to it.
+            remove_tree(&*self.env.storage, &partition_dir(&dir, number)).map_err(failed)?;
+            self.build_partition(&dir, &topic.name, topic.id, number)?;
+            partitions.push(self.open_partition(&topic.name, topic.id, number, &dir, &settings)?);
+        }
+        let file = TopicFile::new(Uuid::from_u128(topic.id), name, topic.created_at, settings.clone());
+        replace_file(&*self.env.storage, &dir, TOPIC_FILE_NAME, &file.encode()?).map_err(failed)?;
+        topic.grow(settings, partitions);
+        self.catalogue_changed.notify(usize::MAX);
+        Ok(topic)
+    }
+
+    /// Deletes a topic with all its records. Appends that wait are answered with an error; readers that hold the files open
+    /// may read on.
+    pub(crate) fn delete_topic(&self, name: &str) -> Result<()> {
+        let _one_at_a_time = lock(&self.catalogue);
+        let topic = self.topic(name)?;
+        let storage = &*self.env.storage;
+        let failed = |error| Error::io(format!("cannot delete topic {name}"), error);
+        let topics = self.root.join(TOPICS_DIR);
+        let aside = topics.join(format!("{DELETED}{}", Uuid::from_u128(topic.id)));
+        storage.rename(&topics.join(name), &aside).map_err(failed)?;
+        topic.close(&Error::new(ErrorKind::NotFound, format!("topic {name} has been deleted")));
+        self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.catalogue_changed.notify(usize::MAX);
+        storage.sync_dir(&topics).map_err(failed)?;
+        remove_tree(storage, &aside).map_err(failed)
+    }
+}

@@ -1,0 +1,288 @@
+//! The open directory as one value: what the layers above append to and read from. Synchronous, and without threads of its
+//! own: whoever holds it leads commits and does the upkeep.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use event_listener::Event;
+
+use super::checkpoint::{CHECKPOINT_BYTES, CHECKPOINT_BYTES_RELAXED, Checkpointed};
+use super::committer::{Committer, Refused, Ticket};
+use super::manifest_file::ManifestFile;
+use super::report::RecoveryReport;
+use super::settings::{Durability, LogSettings};
+use super::topic::TopicState;
+use super::upkeep::{Round, Upkeep};
+use crate::error::{Error, Result};
+use crate::format::record::FrameBuilder;
+use crate::journal::Journal;
+use crate::partition::writer::Written;
+use crate::partition::{IDLE, Partition};
+use crate::segment::lock;
+use crate::storage::{Env, Lock};
+
+/// An open log.
+pub(crate) struct Engine {
+    pub(crate) env: Env,
+    pub(crate) root: PathBuf,
+    pub(crate) settings: LogSettings,
+    pub(crate) id: u128,
+    pub(super) lock: Mutex<Option<Box<dyn Lock>>>,
+    pub(super) manifest: Mutex<ManifestFile>,
+    pub(super) journal: Mutex<Journal>,
+    pub(super) topics: RwLock<BTreeMap<String, Arc<TopicState>>>,
+    /// Held while topics are created, changed or deleted.
+    pub(super) catalogue: Mutex<()>,
+    pub(crate) committer: Committer,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) next_commit: AtomicU64,
+    /// Numbers below are reserved in the manifest: after a crash none of them is used again.
+    pub(super) commit_limit: AtomicU64,
+    /// A lower bound of the commit numbers that the leader is committing; [`IDLE`] if there is none.
+    pub(super) leading: AtomicU64,
+    pub(super) checkpointed: Mutex<Checkpointed>,
+    pub(crate) report: RecoveryReport,
+    /// Notified when the set of topics or partitions has changed, or the log has closed.
+    pub(crate) catalogue_changed: Event,
+    closed: AtomicBool,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("root", &self.root).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// How many commit numbers are reserved at once.
+pub(super) const COMMIT_RESERVE: u64 = 1 << 32;
+
+impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each argument is a field")]
+    pub(super) fn new(
+        env: Env,
+        root: PathBuf,
+        settings: LogSettings,
+        lock: Box<dyn Lock>,
+        manifest: ManifestFile,
+        journal: Journal,
+        topics: BTreeMap<String, Arc<TopicState>>,
+        checkpointed: Checkpointed,
+        next_commit: u64,
+        report: RecoveryReport,
+    ) -> Self {
+        let (id, limit) = (manifest.current().log_id, manifest.current().commit_limit);
+        Self {
+            env,
+            root,
+            committer: Committer::new(settings.commit_bytes_max as usize),
+            settings,
+            id,
+            lock: Mutex::new(Some(lock)),
+            manifest: Mutex::new(manifest),
+            journal: Mutex::new(journal),
+            topics: RwLock::new(topics),
+            catalogue: Mutex::new(()),
+            upkeep: Upkeep::default(),
+            next_commit: AtomicU64::new(next_commit),
+            commit_limit: AtomicU64::new(limit),
+            leading: AtomicU64::new(IDLE),
+            checkpointed: Mutex::new(checkpointed),
+            report,
+            catalogue_changed: Event::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// The epoch of this opening.
+    pub(crate) fn epoch(&self) -> u64 {
+        lock(&self.manifest).current().epoch
+    }
+
+    /// When the log was created, in microseconds since 1970.
+    pub(crate) fn created_at(&self) -> i64 {
+        lock(&self.manifest).current().created_at
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    /// All topics, by name.
+    pub(crate) fn topics(&self) -> Vec<Arc<TopicState>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Appends at the level of a relaxed topic: written, visible, not synced.
+    #[inline]
+    pub(crate) fn append_relaxed(
+        &self,
+        partition: &Arc<Partition>,
+        durability: Durability,
+        len: usize,
+        fill: impl FnOnce(&mut FrameBuilder),
+    ) -> Result<Written> {
+        let written = partition.append_relaxed(len, &self.next_commit, fill)?;
+        if let Durability::Interval(interval) = durability
+            && !partition.sync_is_due.swap(true, Ordering::AcqRel)
+        {
+            self.upkeep.want_sync(partition, self.env.clock.monotonic() + interval);
+        }
+        self.after_append(partition);
+        Ok(written)
+    }
+
+    /// Adds an append of a synced topic to the group that is forming. Somebody must [lead](Self::lead) for it to be
+    /// committed: the commit thread, or the caller.
+    #[inline]
+    pub(crate) fn enqueue(
+        &self,
+        partition: &Arc<Partition>,
+        len: usize,
+        fill: impl FnOnce(&mut FrameBuilder),
+    ) -> Result<Ticket, Refused> {
+        self.committer.enqueue(partition, len, fill)
+    }
+
+    /// Notes what an append has left to be done in the background.
+    #[inline]
+    pub(super) fn after_append(&self, partition: &Arc<Partition>) {
+        if partition.take_wants_upkeep() {
+            self.upkeep.want(partition);
+        }
+        let due = if partition.config.synced { CHECKPOINT_BYTES } else { CHECKPOINT_BYTES_RELAXED };
+        if partition.since_checkpoint() >= due {
+            self.upkeep.want_checkpoint();
+        }
+    }
+
+    /// A commit number below which everything in `partitions` is visible, for reading several in one order.
+    ///
+    /// Whoever is about to take numbers first announces the counter's value: the leader in `leading`, a relaxed append in
+    /// its partition. So either a number below the counter is announced, or what has it is visible by now.
+    pub(crate) fn horizon<'a>(&self, partitions: impl Iterator<Item = &'a Arc<Partition>>) -> u64 {
+        let next = self.next_commit.load(Ordering::SeqCst);
+        let leading = self.leading.load(Ordering::SeqCst);
+        partitions.map(|partition| partition.inflight()).fold(next.min(leading), u64::min)
+    }
+
+    /// Does one round of upkeep.
+    pub(crate) fn do_round(&self, round: Round) {
+        for partition in round.due {
+            // Taken back first: what is appended from now on makes a date of its own.
+            partition.sync_is_due.store(false, Ordering::Release);
+            if let Err(error) = partition.sync_written() {
+                tracing::error!(%error, "a partition could not be synced at its interval");
+            }
+        }
+        for partition in round.partitions {
+            partition.upkeep();
+        }
+        if round.checkpoint
+            && !self.is_closed()
+            && let Err(error) = self.checkpoint()
+        {
+            tracing::warn!(%error, "no checkpoint");
+        }
+        self.reserve_commits();
+    }
+
+    /// Does whatever upkeep is waiting, on this thread.
+    pub(crate) fn do_upkeep(&self, now: Duration) {
+        let round = self.upkeep.take(now);
+        if !round.is_empty() {
+            self.do_round(round);
+        }
+    }
+
+    /// Reserves more commit numbers long before those in the manifest are used up.
+    fn reserve_commits(&self) {
+        let limit = self.commit_limit.load(Ordering::Relaxed);
+        if self.next_commit.load(Ordering::Relaxed) + COMMIT_RESERVE / 2 < limit {
+            return;
+        }
+        match lock(&self.manifest).update(|manifest| manifest.commit_limit = limit + COMMIT_RESERVE) {
+            Ok(()) => self.commit_limit.store(limit + COMMIT_RESERVE, Ordering::Relaxed),
+            Err(error) => tracing::warn!(%error, "commit numbers could not be reserved"),
+        }
+    }
+
+    /// Accepts no more appends, commits what is pending, syncs everything, and leaves the mark of a clean close. The lock is
+    /// released last, whatever happens. Later calls do nothing.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let closed = Error::closed();
+        self.committer.close(closed.clone());
+        self.committer.drain(|work| self.carry_out(work));
+        let answer = self.close_partitions(&closed);
+        self.catalogue_changed.notify(usize::MAX);
+        drop(lock(&self.lock).take());
+        answer
+    }
+
+    fn close_partitions(&self, closed: &Error) -> Result<()> {
+        let _no_changes = lock(&self.catalogue);
+        let mut first = None;
+        for topic in self.topics() {
+            topic.close(closed);
+            for partition in topic.partitions().iter() {
+                if partition.failure().is_none()
+                    && let Err(error) = partition.finish()
+                {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        let failed = first.or_else(|| lock(&self.journal).failure().cloned()).or_else(|| self.first_poisoned());
+        self.finish(failed.is_none())?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// A partition that a failed sync has poisoned. (Damage that was there before is no reason for an unclean close.)
+    fn first_poisoned(&self) -> Option<Error> {
+        let topics = self.topics();
+        let mut partitions = topics.iter().flat_map(|topic| topic.partitions().to_vec());
+        partitions.find_map(|partition| partition.failure().filter(|_| partition.damage().is_none()).cloned())
+    }
+
+    /// The last checkpoint, and the clean-close mark if everything is on the disk.
+    fn finish(&self, clean: bool) -> Result<()> {
+        let mut checkpointed = lock(&self.checkpointed);
+        for topic in self.topics() {
+            for partition in topic.partitions().iter() {
+                if let Some(entry) = partition.checkpoint_entry() {
+                    checkpointed.entries.insert((entry.topic_id, entry.partition), entry);
+                }
+            }
+        }
+        self.write_checkpoint(&mut checkpointed)?;
+        if !clean {
+            return Ok(());
+        }
+        let next_commit = self.next_commit.load(Ordering::SeqCst);
+        let next = lock(&self.journal).live().next;
+        lock(&self.manifest).update(|manifest| {
+            manifest.clean = true;
+            manifest.commit_limit = next_commit;
+            manifest.journal_first = next;
+            manifest.journal_next = next;
+        })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the log was not closed cleanly");
+        }
+    }
+}
