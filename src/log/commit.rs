@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::committer::{Group, Outcome, Single, Unit, Work};
+use super::committer::{Outcome, Promise, Single, Unit, Work};
 use super::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::frame::FrameHeader;
 use crate::format::record::FrameBuilder;
 use crate::journal::{Batch, Journal};
 use crate::partition::writer::{Staged, WriterGuard};
-use crate::partition::{IDLE, Partition};
+use crate::partition::Partition;
 use crate::planted::{self, Bug};
 use crate::segment::lock;
 
@@ -24,7 +24,7 @@ const BULK_BYTES: usize = 256 * 1024;
 struct Pending {
     partition: Arc<Partition>,
     builder: FrameBuilder,
-    group: Arc<Group>,
+    promise: Promise,
 }
 
 /// A partition that is locked for a journaled commit.
@@ -32,6 +32,15 @@ struct Locked<'a> {
     partition: &'a Arc<Partition>,
     guard: WriterGuard<'a>,
     staged: Vec<Staged>,
+}
+
+/// A commit that panics must not leave the lead taken for ever.
+struct AbandonOnPanic<'a>(&'a Engine);
+
+impl Drop for AbandonOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.committer.abandon();
+    }
 }
 
 impl Engine {
@@ -45,7 +54,9 @@ impl Engine {
 
     /// Commits `work` and gives the lead up.
     pub(crate) fn carry_out(&self, work: Work) -> bool {
+        let abandon = AbandonOnPanic(self);
         let spare = self.commit(work);
+        std::mem::forget(abandon);
         self.committer.end_lead(spare)
     }
 
@@ -70,11 +81,6 @@ impl Engine {
         Vec::new()
     }
 
-    /// Announces that commit numbers are about to be taken: see [`Engine::horizon`].
-    fn announce(&self) {
-        self.leading.store(self.next_commit.load(Ordering::SeqCst), Ordering::SeqCst);
-    }
-
     fn take_commit(&self) -> u64 {
         self.next_commit.fetch_add(1, Ordering::SeqCst)
     }
@@ -82,56 +88,57 @@ impl Engine {
     /// Writes and syncs the file of each partition by itself; nothing goes through the journal.
     fn commit_each(&self, work: Work) -> Vec<FrameBuilder> {
         let mut frames = work.into_frames();
+        // Stable: the frames of one partition keep their order.
         frames.sort_by_key(|frame| frame.partition.key());
         let mut spare = Vec::with_capacity(frames.len());
-        self.announce();
-        let mut rest = frames.as_mut_slice();
-        while let Some(first) = rest.first() {
+        let mut frames = frames.into_iter().peekable();
+        while let Some(first) = frames.next() {
             let partition = Arc::clone(&first.partition);
-            let same = rest.iter().take_while(|frame| Arc::ptr_eq(&frame.partition, &partition)).count();
-            let (now, later) = rest.split_at_mut(same);
-            self.commit_one(&partition, now);
-            rest = later;
+            let mut same = vec![first];
+            while let Some(next) = frames.next_if(|next| Arc::ptr_eq(&next.partition, &partition)) {
+                same.push(next);
+            }
+            self.commit_one(&partition, same, &mut spare);
         }
-        self.leading.store(IDLE, Ordering::SeqCst);
-        spare.extend(frames.into_iter().map(|frame| frame.builder));
         spare
     }
 
     /// Writes frames of one partition, syncs them once, and answers their groups.
-    fn commit_one(&self, partition: &Arc<Partition>, frames: &mut [Pending]) {
+    fn commit_one(&self, partition: &Arc<Partition>, frames: Vec<Pending>, spare: &mut Vec<FrameBuilder>) {
         let mut guard = partition.writer();
-        let mut written: Vec<(usize, FrameHeader)> = Vec::with_capacity(frames.len());
-        for (index, frame) in frames.iter_mut().enumerate() {
+        let mut written = Vec::with_capacity(frames.len());
+        partition.announce(&self.next_commit);
+        for Pending { mut builder, promise, .. } in frames {
             let appended = partition
                 .check_open()
-                .and_then(|()| guard.prepare(frame.builder.len()))
-                .and_then(|()| guard.append(&mut frame.builder, self.take_commit()));
+                .and_then(|()| guard.prepare(builder.len()))
+                .and_then(|()| guard.append(&mut builder, self.take_commit()));
             match appended {
-                Ok(header) => written.push((index, header)),
-                Err(error) => frame.group.complete(Err(error)),
+                Ok(header) => written.push((header, builder, promise)),
+                Err(error) => promise.complete(Err(error)),
             }
         }
-        if written.is_empty() {
-            return;
-        }
+        let publish = |guard: &mut WriterGuard<'_>, written: &[(FrameHeader, FrameBuilder, Promise)]| {
+            for (header, builder, _) in written {
+                guard.publish_synced(header, builder.bytes());
+            }
+        };
         if planted::is(Bug::VisibleBeforeSync) {
-            for (index, header) in &written {
-                guard.publish_synced(header, frames[*index].builder.bytes());
-            }
+            publish(&mut guard, &written);
         }
-        let synced = guard.sync();
+        let synced = if written.is_empty() { Ok(()) } else { guard.sync() };
         if synced.is_ok() {
-            for (index, header) in &written {
-                guard.publish_synced(header, frames[*index].builder.bytes());
-            }
+            publish(&mut guard, &written);
         }
+        partition.announce_end();
         drop(guard);
-        for (index, header) in &written {
-            frames[*index].group.complete(match &synced {
-                Ok(()) => Ok(Outcome { commit: header.commit, base_offset: header.base_offset, others: Vec::new() }),
-                Err(error) => Err(error.clone()),
-            });
+        for (header, builder, promise) in written {
+            promise.complete(synced.clone().map(|()| Outcome {
+                commit: header.commit,
+                base_offset: header.base_offset,
+                others: Vec::new(),
+            }));
+            spare.push(builder);
         }
         partition.changed.notify(usize::MAX);
         self.after_append(partition);
@@ -187,11 +194,15 @@ impl Engine {
         if work.is_empty() {
             return;
         }
-        self.announce();
-        let groups = self.journal_and_publish(work, &mut locked);
-        self.leading.store(IDLE, Ordering::SeqCst);
-        for (group, outcome) in groups {
-            group.complete(outcome);
+        for locked in &locked {
+            locked.partition.announce(&self.next_commit);
+        }
+        let promises = self.journal_and_publish(work, &mut locked);
+        for locked in &locked {
+            locked.partition.announce_end();
+        }
+        for (promise, outcome) in promises {
+            promise.complete(outcome);
         }
         for Locked { partition, guard, staged } in &mut locked {
             if staged.is_empty() {
@@ -212,15 +223,15 @@ impl Engine {
         }
     }
 
-    fn journal_and_publish(&self, work: Work, locked: &mut [Locked<'_>]) -> Vec<(Arc<Group>, Result<Outcome>)> {
+    fn journal_and_publish(&self, work: Work, locked: &mut [Locked<'_>]) -> Vec<(Promise, Result<Outcome>)> {
         let mut journal = lock(&self.journal);
         let mut batch = Batch::default();
-        let mut groups = Vec::with_capacity(work.singles.len() + work.units.len());
+        let mut promises = Vec::with_capacity(work.singles.len() + work.units.len());
         let mut entry = Vec::with_capacity(work.singles.len());
         let commit = self.take_commit();
         for single in work.singles {
             let staged = stage(locked, &single.partition, single.builder, commit);
-            groups.push((single.group, Ok(outcome(commit, &[staged], locked))));
+            promises.push((single.promise, Ok(outcome(commit, &[staged], locked))));
             entry.push(staged);
         }
         add_entry(&mut journal, &mut batch, commit, &entry, locked);
@@ -231,17 +242,17 @@ impl Engine {
                 .into_iter()
                 .map(|(partition, builder)| stage(locked, &partition, builder, commit))
                 .collect();
-            groups.push((unit.group, Ok(outcome(commit, &places, locked))));
+            promises.push((unit.promise, Ok(outcome(commit, &places, locked))));
             add_entry(&mut journal, &mut batch, commit, &places, locked);
         }
         if let Err(error) = journal.append(&mut batch) {
             for locked in locked.iter_mut() {
                 locked.staged.clear();
             }
-            for (_, outcome) in &mut groups {
+            for (_, outcome) in &mut promises {
                 *outcome = Err(error.clone());
             }
-            return groups;
+            return promises;
         }
         drop(journal);
         for Locked { guard, staged, .. } in locked.iter_mut() {
@@ -249,7 +260,7 @@ impl Engine {
                 guard.publish_staged(staged);
             }
         }
-        groups
+        promises
     }
 }
 
@@ -284,11 +295,11 @@ fn add_entry(journal: &mut Journal, batch: &mut Batch, commit: u64, places: &[Pl
 }
 
 fn fail_all(work: Work, error: &Error) {
-    for Single { group, .. } in work.singles {
-        group.complete(Err(error.clone()));
+    for Single { promise, .. } in work.singles {
+        promise.complete(Err(error.clone()));
     }
-    for Unit { group, .. } in work.units {
-        group.complete(Err(error.clone()));
+    for Unit { promise, .. } in work.units {
+        promise.complete(Err(error.clone()));
     }
 }
 
@@ -324,21 +335,23 @@ impl Work {
 
     fn fail_partition(&mut self, partition: &Arc<Partition>, error: &Error) {
         for single in self.singles.extract_if(.., |single| Arc::ptr_eq(&single.partition, partition)) {
-            single.group.complete(Err(error.clone()));
+            single.promise.complete(Err(error.clone()));
         }
         let touches = |unit: &mut Unit| unit.frames.iter().any(|(of, _)| Arc::ptr_eq(of, partition));
         for unit in self.units.extract_if(.., touches) {
-            unit.group.complete(Err(error.clone()));
+            unit.promise.complete(Err(error.clone()));
         }
     }
 
     /// All frames, those of each partition in the order in which they were sent.
     fn into_frames(self) -> Vec<Pending> {
         let mut frames = Vec::with_capacity(self.singles.len() + self.units.len());
-        frames.extend(self.singles.into_iter().map(|Single { partition, builder, group }| Pending { partition, builder, group }));
-        for Unit { frames: inside, group } in self.units {
-            // A unit that comes here lies in one partition: one frame, or it would be journaled.
-            frames.extend(inside.into_iter().map(|(partition, builder)| Pending { partition, builder, group: Arc::clone(&group) }));
+        let singles = self.singles.into_iter();
+        frames.extend(singles.map(|Single { partition, builder, promise }| Pending { partition, builder, promise }));
+        for Unit { frames: inside, promise } in self.units {
+            // A unit that comes here has one frame, or it would be journaled.
+            let first = inside.into_iter().next();
+            frames.extend(first.map(|(partition, builder)| Pending { partition, builder, promise }));
         }
         frames
     }

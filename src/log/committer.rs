@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
 use event_listener::{Event, Listener};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::FrameBuilder;
@@ -59,14 +59,14 @@ pub(crate) struct Work {
 pub(crate) struct Single {
     pub(crate) partition: Arc<Partition>,
     pub(crate) builder: FrameBuilder,
-    pub(crate) group: Arc<Group>,
+    pub(crate) promise: Promise,
 }
 
 /// Frames that are committed together or not at all.
 #[derive(Debug)]
 pub(crate) struct Unit {
     pub(crate) frames: Vec<(Arc<Partition>, FrameBuilder)>,
-    pub(crate) group: Arc<Group>,
+    pub(crate) promise: Promise,
 }
 
 /// Appends that share a commit, and its outcome.
@@ -85,13 +85,35 @@ pub(crate) struct Outcome {
     pub(crate) others: Vec<u64>,
 }
 
-impl Group {
-    pub(crate) fn complete(&self, outcome: Result<Outcome>) {
-        // The first outcome is the one that was acted upon.
-        let _was_set = self.outcome.set(outcome);
-        self.done.notify(usize::MAX);
-    }
+/// The duty to answer a group. Dropped without an answer (the committer has panicked) it answers with an error, so that nobody
+/// waits for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Promise(Arc<Group>);
 
+impl Promise {
+    pub(crate) fn complete(self, outcome: Result<Outcome>) {
+        // Only the holder of the promise ever sets it.
+        let _set = self.0.outcome.set(outcome);
+        self.0.done.notify(usize::MAX);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if self.0.outcome.set(Err(abandoned())).is_ok() {
+            self.0.done.notify(usize::MAX);
+        }
+    }
+}
+
+fn abandoned() -> Error {
+    Error::new(
+        ErrorKind::Poisoned,
+        "the commit was abandoned, so whether the records are on the disk is unknown; open the log again",
+    )
+}
+
+impl Group {
     pub(crate) fn outcome(&self) -> Option<&Result<Outcome>> {
         self.outcome.get()
     }
@@ -166,7 +188,7 @@ impl Committer {
         let (first, before) = (single.builder.record_count(), single.builder.len());
         fill(&mut single.builder);
         *bytes += single.builder.len() - before;
-        let ticket = Ticket { group: Arc::clone(&single.group), first };
+        let ticket = Ticket { group: Arc::clone(&single.promise.0), first };
         self.wake(queue);
         Ok(ticket)
     }
@@ -181,9 +203,10 @@ impl Committer {
             Ok(queue) => queue,
             Err(refused) => return Err((refused, frames)),
         };
-        let group = Arc::new(Group::default());
+        let promise = Promise::default();
+        let group = Arc::clone(&promise.0);
         queue.bytes += len;
-        queue.work.units.push(Unit { frames, group: Arc::clone(&group) });
+        queue.work.units.push(Unit { frames, promise });
         self.wake(queue);
         Ok(group)
     }
@@ -265,6 +288,20 @@ impl Committer {
         more
     }
 
+    /// Ends a lead that has panicked: nothing is known of what it was writing, so nothing is accepted any more.
+    pub(crate) fn abandon(&self) {
+        let mut queue = lock(&self.queue);
+        queue.leading = false;
+        queue.closed.get_or_insert_with(abandoned);
+        let dropped = std::mem::take(&mut queue.work);
+        queue.bytes = 0;
+        drop(queue);
+        drop(dropped);
+        self.work.notify_all();
+        self.idle.notify_all();
+        self.space.notify(usize::MAX);
+    }
+
     /// Accepts nothing more; what is pending is still committed.
     pub(crate) fn close(&self, error: Error) {
         lock(&self.queue).closed.get_or_insert(error);
@@ -305,7 +342,7 @@ impl Queue {
         let slot = self.work.singles.len();
         partition.queue_slot.store(slot, Ordering::Relaxed);
         let builder = self.spare.pop().unwrap_or_default();
-        self.work.singles.push(Single { partition: Arc::clone(partition), builder, group: Arc::default() });
+        self.work.singles.push(Single { partition: Arc::clone(partition), builder, promise: Promise::default() });
         Ok(slot)
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::record::FrameBuilder;
 use crate::journal::Journal;
 use crate::partition::writer::Written;
-use crate::partition::{IDLE, Partition};
+use crate::partition::Partition;
 use crate::segment::lock;
 use crate::storage::{Env, Lock};
 
@@ -42,8 +42,6 @@ pub(crate) struct Engine {
     pub(crate) next_commit: AtomicU64,
     /// Numbers below are reserved in the manifest: after a crash none of them is used again.
     pub(super) commit_limit: AtomicU64,
-    /// A lower bound of the commit numbers that the leader is committing; [`IDLE`] if there is none.
-    pub(super) leading: AtomicU64,
     pub(super) checkpointed: Mutex<Checkpointed>,
     pub(crate) report: RecoveryReport,
     /// Notified when the set of topics or partitions has changed, or the log has closed.
@@ -89,7 +87,6 @@ impl Engine {
             upkeep: Upkeep::default(),
             next_commit: AtomicU64::new(next_commit),
             commit_limit: AtomicU64::new(limit),
-            leading: AtomicU64::new(IDLE),
             checkpointed: Mutex::new(checkpointed),
             report,
             catalogue_changed: Event::new(),
@@ -165,12 +162,11 @@ impl Engine {
 
     /// A commit number below which everything in `partitions` is visible, for reading several in one order.
     ///
-    /// Whoever is about to take numbers first announces the counter's value: the leader in `leading`, a relaxed append in
-    /// its partition. So either a number below the counter is announced, or what has it is visible by now.
+    /// Whoever is about to take numbers first announces the counter's value in the partitions concerned. So either a number
+    /// below the counter is announced there, or what has it is visible by now.
     pub(crate) fn horizon<'a>(&self, partitions: impl Iterator<Item = &'a Arc<Partition>>) -> u64 {
         let next = self.next_commit.load(Ordering::SeqCst);
-        let leading = self.leading.load(Ordering::SeqCst);
-        partitions.map(|partition| partition.inflight()).fold(next.min(leading), u64::min)
+        partitions.map(|partition| partition.inflight()).fold(next, u64::min)
     }
 
     /// Does one round of upkeep.

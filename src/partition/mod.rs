@@ -67,7 +67,7 @@ pub(crate) struct Partition {
     log_start: AtomicU64,
     visible_end: AtomicU64,
     durable_end: AtomicU64,
-    /// A lower bound of the commit number that a relaxed append is writing right now; [`IDLE`] if there is none.
+    /// A lower bound of the commit numbers that are being written right now; [`IDLE`] if there are none.
     inflight: AtomicU64,
     pub(crate) tail: Tail,
     /// Notified when `visible_end` has moved, or the partition has failed or closed.
@@ -220,6 +220,16 @@ impl Partition {
     /// A lower bound of the commits that are assigned and not yet visible here.
     pub(crate) fn inflight(&self) -> u64 {
         self.inflight.load(Ordering::SeqCst)
+    }
+
+    /// Announces, holding the writer, that commit numbers are about to be taken from `next_commit`. See `Engine::horizon`.
+    pub(crate) fn announce(&self, next_commit: &AtomicU64) {
+        self.inflight.store(next_commit.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// What was announced is visible, or has failed.
+    pub(crate) fn announce_end(&self) {
+        self.inflight.store(IDLE, Ordering::SeqCst);
     }
 
     /// Which offsets exist.

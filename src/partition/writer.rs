@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 
-use super::{IDLE, Partition};
+use super::Partition;
 use crate::error::{Error, Result};
 use crate::format::checkpoint::SegmentPlace;
 use crate::format::frame::{FrameHeader, FrameKind, header_crc};
@@ -108,14 +108,13 @@ impl Partition {
         let mut scratch = std::mem::take(&mut guard.writer.scratch);
         scratch.clear();
         fill(&mut scratch);
-        // Announced before the number is taken: see `log::horizon`.
-        self.inflight.store(next_commit.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.announce(next_commit);
         let commit = next_commit.fetch_add(1, Ordering::SeqCst);
         let answer = guard.append(&mut scratch, commit);
         if let Ok(header) = &answer {
             guard.publish(header, scratch.bytes());
         }
-        self.inflight.store(IDLE, Ordering::SeqCst);
+        self.announce_end();
         guard.writer.scratch = scratch;
         drop(guard);
         let header = answer?;
