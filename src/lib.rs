@@ -22,4 +22,5 @@ pub use topic::{PartitionDescription, Topic, TopicDescription};
 pub use log::report::RecoveryReport;
 pub use log::settings::{Durability, TopicSettings};
 pub use producer::{Batch, Delivery, Receipt, SendError};
+pub use replay::{BlockingReplay, RecordView, Replay, Start};
 pub use record::{Header, Headers, IntoBytes, Message, Record};

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod builder;
 pub(crate) mod log;
+mod reading;
 
 #[cfg(test)]
 mod tests;
