@@ -55,14 +55,14 @@ const MIB: u64 = 1 << 20;
 const FULL: Scale = Scale {
     rounds: 3,
     time: Duration::from_millis(600),
-    bulk_bytes_max: 1024 * MIB,
+    bulk_bytes_max: 512 * MIB,
     replay_bytes: (128 * MIB, 256 * MIB),
     open_bytes: 1_000_000_000,
 };
 const QUICK: Scale = Scale {
     rounds: 2,
     time: Duration::from_millis(150),
-    bulk_bytes_max: 256 * MIB,
+    bulk_bytes_max: 128 * MIB,
     replay_bytes: (16 * MIB, 32 * MIB),
     open_bytes: 64_000_000,
 };

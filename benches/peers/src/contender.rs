@@ -71,6 +71,7 @@ pub(crate) enum Class {
     /// The simplest log that keeps the same promise.
     Baseline,
     Peer,
+    #[allow(dead_code, reason = "contenders/annals.rs is yet to come")]
     Annals,
 }
 
@@ -85,6 +86,8 @@ pub(crate) struct Entrant {
     pub(crate) syncs: bool,
     /// Whether reading checks a checksum of every record. The same holds for the replay bars.
     pub(crate) checks: bool,
+    /// Whether opening after a kill finds the torn tail that the kill may have left. The same holds for P8.
+    pub(crate) recovers: bool,
     pub(crate) note: &'static str,
     /// Creates the log in an existing, empty directory, or opens what an earlier process left there, cleanly or
     /// killed. It is ready to append and to read when this returns (P8 times this call). Called again with the

@@ -14,12 +14,14 @@ pub(crate) fn header(facts: &[(&str, String)], rounds: usize, millis: u128) -> S
     }
     let _ = writeln!(
         out,
-        "| method | {rounds} interleaved rounds of {millis} ms a workload, fresh directories, random payloads |"
+        "| method | {rounds} interleaved rounds of {millis} ms a workload, fresh directories, random payloads, memory \
+         made resident before each |"
     );
     out.push_str(
         "\nThe median of the rounds, with minimum and maximum. Ratios are medians of the ratios within each round; \
          above 1 is better, whatever the unit. The limit is the first raw row, the baseline the single-file log, \
-         the best peer the best of those that keep the bar's promise in full.\n",
+         the best peer the best of those that keep the bar's \
+         promise in full (sync, check what they read, find a torn tail).\n",
     );
     out
 }

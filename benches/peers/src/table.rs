@@ -10,6 +10,8 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
     /// By column name; the columns of a table are those of its samples.
     pub(crate) extras: Vec<(&'static str, f64)>,
+    /// What the reader has to know of this figure.
+    pub(crate) remark: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +87,13 @@ impl Table {
 
     fn best_peer(&self) -> Option<&Row> {
         let durable = matches!(self.bar, Bar::P3 | Bar::P4 | Bar::P5 | Bar::P15);
-        let reads = matches!(self.bar, Bar::P6);
+        let (reads, opens) = (self.bar == Bar::P6, self.bar == Bar::P8);
         let counts = |row: &&Row| {
             row.entrant.class == Class::Peer
                 && !row.samples.is_empty()
                 && (row.entrant.syncs || !durable)
                 && (row.entrant.checks || !reads)
+                && (row.entrant.recovers || !opens)
         };
         let score = |row: &&Row| {
             let value = median(&row.values());
@@ -146,8 +149,15 @@ impl Table {
             let text = other.map_or_else(|| "-".to_owned(), |other| format!("{:.2}", self.ratio(row, other)));
             let _ = write!(line, " {text} |");
         }
-        let failure = row.failure.as_ref().map(|why| format!(" (a later round failed: {why})"));
-        let _ = writeln!(line, " {}{} |", row.entrant.note, failure.unwrap_or_default());
+        line.push(' ');
+        line.push_str(row.entrant.note);
+        if let Some(remark) = row.samples.iter().find_map(|sample| sample.remark) {
+            let _ = write!(line, "; {remark}");
+        }
+        if let Some(why) = &row.failure {
+            let _ = write!(line, "; a later round failed: {why}");
+        }
+        line.push_str(" |\n");
         line
     }
 }

@@ -56,5 +56,5 @@ fn measure(
     let value = records as f64 / started.elapsed().as_secs_f64();
     drop(producer);
     log.close()?;
-    Ok(Sample { value, extras: Vec::new() })
+    Ok(Sample { value, ..Sample::default() })
 }

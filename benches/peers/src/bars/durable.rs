@@ -65,7 +65,7 @@ fn raced(context: &Context, log: &dyn Contender, producers: usize) -> Result<Sam
     let percentile = |p: f64| f64::from(latencies[(p * (records - 1.0)) as usize]) / 1e6;
     let mut extras = vec![("p50 ms", percentile(0.5)), ("p99 ms", percentile(0.99))];
     extras.extend(flushes.map(|flushes| ("device flushes a record", flushes as f64 / records)));
-    Ok(Sample { value: records / (ended - started).as_secs_f64(), extras })
+    Ok(Sample { value: records / (ended - started).as_secs_f64(), extras, ..Sample::default() })
 }
 
 /// P3 runs on the calling thread even where a race would run tasks: a lone producer pays for no hop.
@@ -100,5 +100,5 @@ fn pipelined(context: &Context, log: &dyn Contender) -> Result<Sample> {
     }
     let value = records as f64 / started.elapsed().as_secs_f64();
     drop(producer);
-    Ok(Sample { value, extras: Vec::new() })
+    Ok(Sample { value, ..Sample::default() })
 }

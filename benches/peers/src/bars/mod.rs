@@ -57,6 +57,7 @@ fn rounds(context: &Context, table: &mut Table, measure: impl Fn(&Entrant, &Path
     for _ in 0..context.scale.rounds {
         for row in &mut table.rows {
             let dir = context.workspace.fresh()?;
+            context.workspace.warm_memory(context.scale.bulk_bytes_max)?;
             attempt(row, table.variant, |entrant| measure(entrant, &dir));
             context.workspace.remove(&dir)?;
         }

@@ -33,6 +33,7 @@ pub(super) fn run(context: &Context) -> Result<Vec<Table>> {
             let bytes = context.scale.open_bytes;
             attempt(&mut killed.rows[at], "P8 killed", |entrant| {
                 fill_and_kill(entrant, &dir, bytes)?;
+                context.workspace.warm_memory(context.scale.bulk_bytes_max)?;
                 open_timed(entrant, &dir)
             });
             if killed.rows[at].failure.is_none() {
@@ -54,7 +55,7 @@ fn open_timed(entrant: &Entrant, dir: &Path) -> Result<Sample> {
     let value = started.elapsed().as_secs_f64() * 1e3;
     log.close()?;
     workspace::sync(dir)?;
-    Ok(Sample { value, extras: Vec::new() })
+    Ok(Sample { value, ..Sample::default() })
 }
 
 /// Has a process of its own fill the log, and kills it while it goes on appending.

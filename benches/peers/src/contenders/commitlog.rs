@@ -21,6 +21,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P1, Bar::P2, Bar::P6, Bar::P8, Bar::P9],
     syncs: false,
     checks: true,
+    recovers: false,
     note: "never syncs; recovers nothing",
     open: |dir, _, _| Ok(Box::new(Log(Mutex::new(open(dir)?)))),
 }];

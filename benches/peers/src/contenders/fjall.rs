@@ -19,6 +19,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P1, Bar::P2, Bar::P3, Bar::P4, Bar::P5, Bar::P6, Bar::P8, Bar::P9, Bar::P15],
     syncs: true,
     checks: true,
+    recovers: true,
     note: "shares no sync; a cached block is not checked again",
     open: |dir, level, shape| Ok(Box::new(Store::open(dir, level, shape)?)),
 }];

@@ -17,6 +17,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P1, Bar::P2, Bar::P3, Bar::P4, Bar::P5, Bar::P6, Bar::P8, Bar::P9, Bar::P15],
     syncs: true,
     checks: true,
+    recovers: true,
     note: "a raft group a producer, in P4 too",
     open: |dir, level, _| Ok(Box::new(Log::open(dir, level)?)),
 }];

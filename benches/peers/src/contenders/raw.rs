@@ -30,7 +30,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[
 type Open = fn(&Path, Level, Shape) -> Result<Box<dyn Contender>>;
 
 const fn raw(name: &'static str, bars: &'static [Bar], note: &'static str, open: Open) -> Entrant {
-    Entrant { name, class: Class::Raw, bars, syncs: true, checks: true, note, open }
+    Entrant { name, class: Class::Raw, bars, syncs: true, checks: true, recovers: true, note, open }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P3, Bar::P4, Bar::P5, Bar::P6, Bar::P8, Bar::P9],
     syncs: true,
     checks: false,
+    recovers: true,
     note: "P5 is one transaction; checks what it reads only in a repair",
     open: |dir, _, _| Ok(Box::new(Store(open(dir)?))),
 }];

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use super::group_commit::{GroupCommit, block_on};
 use crate::{
-    contender::{Bar, Batch, Class, Contender, Entrant, Level, Producer, Result, Shape},
+    contender::{Bar, Batch, Class, Contender, Entrant, Level, Producer, Result},
     load::{Load, Pace, Tally, race_tasks, race_threads},
 };
 
@@ -27,6 +27,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[
         bars: &[Bar::P1, Bar::P2, Bar::P3, Bar::P4, Bar::P5, Bar::P6, Bar::P8, Bar::P9],
         syncs: true,
         checks: true,
+        recovers: true,
         note: "opening reads all of it",
         open: |dir, level, _| Ok(Box::new(SingleFile::open(dir, level, None)?)),
     },
@@ -36,6 +37,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[
         bars: &[Bar::P4],
         syncs: true,
         checks: true,
+        recovers: true,
         note: "64 tasks on tokio's threads",
         open: |dir, level, _| Ok(Box::new(SingleFile::open(dir, level, Some(Runtime::new()?))?)),
     },

@@ -20,6 +20,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P3, Bar::P4, Bar::P5, Bar::P6, Bar::P8, Bar::P9],
     syncs: false,
     checks: true,
+    recovers: true,
     note: "flush is sync_file_range: not durable",
     open: |dir, _, _| Ok(Box::new(Store::open(dir)?)),
 }];

@@ -19,6 +19,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P1, Bar::P2, Bar::P3, Bar::P4, Bar::P5, Bar::P6, Bar::P8, Bar::P9],
     syncs: true,
     checks: false,
+    recovers: true,
     note: "rusqlite, WAL, one connection; P5 is one transaction",
     open: |dir, level, _| Ok(Box::new(Store(Mutex::new(open(dir, level)?)))),
 }];

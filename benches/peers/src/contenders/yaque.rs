@@ -18,6 +18,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     bars: &[Bar::P1, Bar::P2, Bar::P6, Bar::P8, Bar::P9],
     syncs: false,
     checks: false,
+    recovers: false,
     note: "never syncs; checks nothing it reads",
     open: |dir, _, _| Ok(Box::new(Queue { dir: dir.to_owned(), sender: Mutex::new(open(dir)?) })),
 }];
