@@ -90,8 +90,8 @@ pub(crate) struct Entrant {
     pub(crate) recovers: bool,
     pub(crate) note: &'static str,
     /// Creates the log in an existing, empty directory, or opens what an earlier process left there, cleanly or
-    /// killed. It is ready to append and to read when this returns (P8 times this call). Called again with the
-    /// level and shape of the first time, but for P6, which fills at one level and reads.
+    /// killed. It is ready to append and to read when this returns (P8 times this call). A directory is always
+    /// opened with the level and the shape of the first time.
     pub(crate) open: fn(&Path, Level, Shape) -> Result<Box<dyn Contender>>,
 }
 
@@ -109,7 +109,7 @@ impl Entrant {
 /// An open log.
 pub(crate) trait Contender: Send + Sync {
     /// A handle for one producer. Producer `number` writes to partition `number % shape.total()`, partitions
-    /// counted through the topics. One thread uses it; 64 may exist at a time in P4 and P15 only, so a log for
+    /// counted through the topics. One thread uses it; 64 exist at a time in P4, P15 and P17 only, so a log for
     /// one writer may hold its lock for as long as the producer lives.
     fn producer(&self, number: usize) -> Result<Box<dyn Producer + '_>>;
 

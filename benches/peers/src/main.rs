@@ -5,7 +5,7 @@
 //! interleaved, and ratios against a limit or a peer of the same run are what counts.
 //!
 //! `contender.rs` is the contract of a contender, `contenders/` has a file for each, `bars/` one for each kind of
-//! workload. That durable means durable is seen in the column of device flushes, and in a system-call trace:
+//! workload. `cargo test --release` checks that each contender delivers what it was given. That durable means durable is seen in the column of device flushes, and in a system-call trace:
 //! `strace -f -c -e trace=fdatasync,fsync,sync_file_range` around `--only P3 --with NAME`.
 
 mod args;

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use crate::contender::Result;
@@ -17,7 +18,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn new(parent: &Path) -> Result<Self> {
-        let root = parent.join(format!("annals-peers-{}", std::process::id()));
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let root = parent.join(format!("annals-peers-{}-{number}", std::process::id()));
         fs::create_dir_all(&root)?;
         Ok(Self { root, made: 0.into() })
     }

@@ -18,7 +18,9 @@ pub(super) fn run(context: &Context, bar: Bar) -> Result<Vec<Table>> {
     for (record_bytes, variant) in [100, 1024].into_iter().zip(variants) {
         let title = format!("page cache, one producer, {what}, {record_bytes} B");
         let mut table = Table::new(bar, title, variant, Unit::RecordsPerSecond, &context.entrants);
-        rounds(context, &mut table, |entrant, dir| measure(context, entrant, dir, record_bytes, records))?;
+        rounds(context, &mut table, context.scale.bulk_bytes_max, |entrant, dir| {
+            measure(context, entrant, dir, record_bytes, records)
+        })?;
         tables.push(table);
     }
     Ok(tables)

@@ -23,7 +23,9 @@ pub(super) fn run(context: &Context, bar: Bar) -> Result<Vec<Table>> {
     };
     let title = format!("{title}, {RECORD_BYTES} B");
     let mut table = Table::new(bar, title, variant, Unit::RecordsPerSecond, &context.entrants);
-    rounds(context, &mut table, |entrant, dir| {
+    // The sync workloads write some MB.
+    let bytes_max = if bar == Bar::P5 { context.scale.bulk_bytes_max } else { 16 << 20 };
+    rounds(context, &mut table, bytes_max, |entrant, dir| {
         let shape = if bar == Bar::P15 { Shape::SPREAD } else { Shape::ONE };
         let log = (entrant.open)(dir, Level::Durable, shape)?;
         let sample = match bar {

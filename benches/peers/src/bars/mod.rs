@@ -51,13 +51,18 @@ pub(crate) fn run(context: &Context, only: &[Bar], show: &mut dyn FnMut(Table)) 
     Ok(())
 }
 
-/// Interleaved rounds of `measure` over the table's rows. A contender that fails is left out of later rounds; a
+/// Interleaved rounds of `measure`, which writes up to `bytes_max`, over the table's rows. A contender that fails is left out of later rounds; a
 /// peer's defect must not cost the other figures.
-fn rounds(context: &Context, table: &mut Table, measure: impl Fn(&Entrant, &Path) -> Result<Sample>) -> Result<()> {
+fn rounds(
+    context: &Context,
+    table: &mut Table,
+    bytes_max: u64,
+    measure: impl Fn(&Entrant, &Path) -> Result<Sample>,
+) -> Result<()> {
     for _ in 0..context.scale.rounds {
         for row in &mut table.rows {
             let dir = context.workspace.fresh()?;
-            context.workspace.warm_memory(context.scale.bulk_bytes_max)?;
+            context.workspace.warm_memory(bytes_max)?;
             attempt(row, table.variant, |entrant| measure(entrant, &dir));
             context.workspace.remove(&dir)?;
         }
@@ -87,16 +92,14 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
-/// Appends at least `bytes` of payload in batches of 100, over all partitions in turn, and returns how many records
-/// that were.
+/// Appends at least `bytes` of payload, a batch of 100 to each partition in turn, and returns how many records that
+/// were.
 fn fill(log: &dyn Contender, partitions: usize, record_bytes: usize, bytes: u64) -> Result<u64> {
-    let share = bytes / partitions as u64;
-    let mut records = 0;
-    for partition in 0..partitions {
-        let mut producer = log.producer(partition)?;
-        let mut payloads = Payloads::new(record_bytes, partition);
-        let mut written = 0;
-        while written < share {
+    let mut producers = (0..partitions).map(|number| log.producer(number)).collect::<Result<Vec<_>>>()?;
+    let mut payloads = Payloads::new(record_bytes, 0);
+    let (mut records, mut written) = (0, 0);
+    while written < bytes {
+        for producer in &mut producers {
             let batch = payloads.batch(BATCH_RECORDS);
             producer.append_batch(batch)?;
             written += batch.bytes.len() as u64;

@@ -13,6 +13,9 @@ mod sled;
 mod sqlite;
 mod yaque;
 
+#[cfg(test)]
+mod tests;
+
 use crate::contender::Entrant;
 
 pub(crate) fn all() -> impl Iterator<Item = &'static Entrant> {
