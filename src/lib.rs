@@ -1,4 +1,5 @@
-//! temp
+#![doc = include_str!("../README.md")]
+
 mod codec;
 mod error;
 mod format;
@@ -15,12 +16,13 @@ mod segment;
 mod storage;
 mod text;
 mod topic;
+
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use error::{Corruption, Error, ErrorKind, OffsetRange, Result};
 pub use handle::{Log, LogBuilder};
-pub use topic::{PartitionDescription, Topic, TopicDescription};
 pub use log::report::RecoveryReport;
 pub use log::settings::{Durability, TopicSettings};
 pub use producer::{Batch, Delivery, Receipt, SendError};
-pub use replay::{BlockingReplay, RecordView, Replay, Start};
 pub use record::{Header, Headers, IntoBytes, Message, Record};
+pub use replay::{BlockingReplay, RecordView, Replay, Start};
+pub use topic::{PartitionDescription, Topic, TopicDescription};

@@ -71,7 +71,6 @@ pub(crate) enum Class {
     /// The simplest log that keeps the same promise.
     Baseline,
     Peer,
-    #[allow(dead_code, reason = "contenders/annals.rs is yet to come")]
     Annals,
 }
 

@@ -181,6 +181,16 @@ impl Tally {
         if self.records.is_multiple_of(64) { self.in_time() } else { true }
     }
 
+    /// The same for a payload whose key is kept apart from the rest.
+    #[inline]
+    #[must_use]
+    pub(crate) fn see_parts(&mut self, key: &[u8], value: &[u8]) -> bool {
+        self.folded ^= key.first().copied().unwrap_or(0) ^ value.last().copied().unwrap_or(0);
+        self.records += 1;
+        self.bytes += (key.len() + value.len()) as u64;
+        if self.records.is_multiple_of(64) { self.in_time() } else { true }
+    }
+
     /// Takes bytes that hold whole records side by side: for limits, which know no records.
     #[must_use]
     pub(crate) fn see_region(&mut self, bytes: &[u8]) -> bool {
