@@ -9,6 +9,8 @@ mod planted;
 mod producer;
 mod record;
 mod segment;
+#[cfg(test)]
+mod sim;
 mod storage;
 mod text;
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
