@@ -56,6 +56,13 @@ struct Found {
     header: SegmentHeader,
 }
 
+impl Found {
+    /// Whether there is nothing but zeros behind the header.
+    fn is_empty(&self) -> Result<bool> {
+        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len).map_err(|error| self.segment.io("read", error))
+    }
+}
+
 /// How the walk through the files ended.
 enum End {
     /// At the last frame of the last file.
@@ -138,7 +145,12 @@ impl Recovery<'_> {
         for (index, base) in bases.iter().enumerate() {
             let is_last = index + 1 == bases.len();
             if let Some(segment) = self.open_segment(*base, is_last)? {
-                found.push(segment);
+                // Only the newest can be in use without a record: see `remove_unused_after`.
+                if is_last || !segment.is_empty()? {
+                    found.push(segment);
+                } else {
+                    self.remove_unused(segment)?;
+                }
             }
         }
         Ok(found)
@@ -319,13 +331,17 @@ impl Recovery<'_> {
         self.findings.scanned_bytes += place.position - from;
         self.findings.adopted_records += place.record_count - records_before;
         segment.set_readable(place.position);
+        self.remove_unused_after(found, index, place)?;
+        let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
         let next_base = found.get(index + 1).map(|next| next.header.base_offset);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
         if end == ScanEnd::Sealed && continues {
             segment.set_sealed(Summary::of(place));
             return Ok(None);
         }
-        if end != ScanEnd::Clean || !continues {
+        // Where the next file goes on with the next offset, all that can be damaged here is the footer.
+        let only_footer = next_base.is_some() && continues;
+        if !only_footer && (end != ScanEnd::Clean || !continues) {
             if let Some(rot) = self.rot(found, index, place, end)? {
                 return Ok(Some(rot));
             }
@@ -354,9 +370,27 @@ impl Recovery<'_> {
                     .map_err(failed)?;
             }
         }
-        Ok(proof.map(|(_, header)| {
-            segment.corrupt(why, place.position, Some(place.next_offset), Some(header.base_offset))
-        }))
+        // A synced partition begins a file only once all before it is on the disk.
+        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let begun = next_base.filter(|base| self.config.synced && *base > place.next_offset);
+        let next = proof.map(|(_, header)| header.base_offset).or(begun);
+        Ok(next.map(|next| segment.corrupt(why, place.position, Some(place.next_offset), Some(next))))
+    }
+
+    /// Removes the files that a rotation left which failed after it had made them: the old file stayed in use, so they
+    /// begin inside it, and hold nothing.
+    fn remove_unused_after(&self, found: &mut Vec<Found>, index: usize, place: &SegmentPlace) -> Result<()> {
+        while let Some(next) = found.get(index + 1) {
+            if next.header.base_offset >= place.next_offset || !next.is_empty()? {
+                break;
+            }
+            self.remove_unused(found.remove(index + 1))?;
+        }
+        Ok(())
+    }
+
+    fn remove_unused(&self, unused: Found) -> Result<()> {
+        self.env.storage.remove_file(unused.segment.path()).map_err(|error| unused.segment.io("remove", error))
     }
 
     /// Takes an unfinished write away: saves what it left, then cuts the file, and sets later files aside.
