@@ -163,6 +163,7 @@ impl World {
         let hit = self.disk.faults_hit();
         let written = engine.append_relaxed(partition, *durability, len, |builder| self.fill(append, builder));
         self.model.attempt += 1;
+        self.model.appends[append].attempt.0 = self.model.attempt;
         match written {
             Ok(written) => self.model.acknowledge(append, written.base_offset, written.commit),
             Err(error) => {
@@ -212,6 +213,9 @@ impl World {
         while engine.lead() {}
         let quiet = self.disk.faults_hit() == hit && !self.limited && !self.disk.is_off();
         self.model.attempt += 1;
+        for append in pending.iter().flat_map(|pending| &pending.appends) {
+            self.model.appends[*append].attempt.0 = self.model.attempt;
+        }
         let mut acknowledged = Vec::new();
         for Pending { appends, partitions, answer, .. } in pending.drain(..) {
             let group = answer.group();
