@@ -51,7 +51,8 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     let before = *manifest.current();
     report.clean = before.clean;
     let found = catalogue::load(&env, &root)?;
-    if !before.clean {
+    // A new manifest may have got its name from a creation that failed right after.
+    if !before.clean || before.serial == 0 {
         adopt_names(&env, &root, &found)?;
     }
     let mut redo = Redo { env: &env, root: &root, topics: &found, files: BTreeMap::new(), restored: 0, damage: Vec::new() };
