@@ -248,6 +248,11 @@ impl Engine {
         if let Err(error) = journal.append(&mut batch) {
             for locked in locked.iter_mut() {
                 locked.staged.clear();
+                if journal.failure().is_some() && !locked.partition.config.synced {
+                    // The journal may hold these frames. A relaxed append, which does not ask the journal, must not take
+                    // their place: recovery would find one of them there and the rest of the commit elsewhere.
+                    locked.partition.poison_by(&error);
+                }
             }
             for (_, outcome) in &mut promises {
                 *outcome = Err(error.clone());
