@@ -249,7 +249,7 @@ impl Recovery<'_> {
         Ok((place, End::Intact))
     }
 
-    /// Which file the walk begins in: the checkpoint's, else the first that is not sealed.
+    /// Which file the walk begins in: the checkpoint's, else the first that a synced partition has not sealed.
     fn start(&mut self, found: &[Found], checkpoint: Option<&CheckpointEntry>) -> Result<usize> {
         if let Some(entry) = checkpoint {
             let at = found.iter().position(|found| {
@@ -260,6 +260,10 @@ impl Recovery<'_> {
                 return Err(missing(self.owner, entry.place.segment_base, "a segment that the checkpoint names is missing"));
             };
             return Ok(at);
+        }
+        if !self.config.synced {
+            // A footer may have reached the disk before the records that it closes.
+            return Ok(0);
         }
         for (index, Found { file, len, header, .. }) in found.iter().enumerate() {
             let sealed = scan::footer(file, header.incarnation, *len)
@@ -335,7 +339,15 @@ impl Recovery<'_> {
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
         let next_base = found.get(index + 1).map(|next| next.header.base_offset);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
+        if let Some(base) = next_base.filter(|base| continues && self.config.synced) {
+            // A synced partition begins a file only once all before it is on the disk.
+            *proven = (*proven).max(base);
+        }
+        let unproven = unproven.filter(|_| !planted::is(Bug::AdoptedTailNotSynced));
         if end == ScanEnd::Sealed && continues {
+            if rewrite_unproven(&file, place, unproven, *proven).map_err(|error| segment.io("rewrite", error))? {
+                file.sync_data().map_err(|error| segment.io("sync", error))?;
+            }
             segment.set_sealed(Summary::of(place));
             return Ok(None);
         }
@@ -348,7 +360,7 @@ impl Recovery<'_> {
             self.cut(found, index, place, len)?;
         }
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
-        self.make_durable(segment, &file, place, unproven.filter(|_| !planted::is(Bug::AdoptedTailNotSynced)), len, *proven)?;
+        self.make_durable(segment, &file, place, unproven, len, *proven)?;
         if index + 1 < found.len() {
             self.reseal(segment, &file, place)?;
         }
@@ -430,15 +442,14 @@ impl Recovery<'_> {
         proven: u64,
     ) -> Result<()> {
         let failed = |error| segment.io("make durable what was found in", error);
-        let rewrite_from = unproven.and_then(|unproven| unproven.first_from(proven, file, place));
-        if len == place.position && rewrite_from.is_none() {
-            return Ok(());
+        let rewritten = rewrite_unproven(file, place, unproven, proven).map_err(failed)?;
+        if len != place.position {
+            file.set_len(place.position).map_err(failed)?;
         }
-        if let Some(from) = rewrite_from {
-            rewrite(&**file, from, place.position).map_err(failed)?;
+        if rewritten || len != place.position {
+            file.sync_data().map_err(failed)?;
         }
-        file.set_len(place.position).map_err(failed)?;
-        file.sync_data().map_err(failed)
+        Ok(())
     }
 
     /// Seals a segment that another one follows, as its rotation would have.
@@ -492,6 +503,19 @@ impl Unproven {
             // Rather too much than too little.
             Err(_) => Some(self.position),
         }
+    }
+}
+
+/// Writes the frames again that nothing proves to be on the disk. Answers whether there were any.
+fn rewrite_unproven(
+    file: &Arc<dyn File>,
+    place: &SegmentPlace,
+    unproven: Option<Unproven>,
+    proven: u64,
+) -> io::Result<bool> {
+    match unproven.and_then(|unproven| unproven.first_from(proven, file, place)) {
+        Some(from) => rewrite(&**file, from, place.position).map(|()| true),
+        None => Ok(false),
     }
 }
 
