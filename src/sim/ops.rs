@@ -208,8 +208,12 @@ impl World {
     }
 
     /// Leads commits until nothing waits, and looks at the answers.
-    pub(super) fn settle(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
-        let hit = self.disk.faults_hit();
+    fn settle(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
+        self.settle_since(engine, pending, self.disk.faults_hit())
+    }
+
+    /// The same, where the commits may have begun when `hit` faults had been hit.
+    pub(super) fn settle_since(&mut self, engine: &Engine, pending: &mut Vec<Pending>, hit: u64) -> Verdict {
         while engine.lead() {}
         let quiet = self.disk.faults_hit() == hit && !self.limited && !self.disk.is_off();
         self.model.attempt += 1;

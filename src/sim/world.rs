@@ -308,8 +308,9 @@ impl World {
         let mut end = end;
         if end == End::Closed {
             self.say(|| "closing".to_owned());
+            let before = self.disk.faults_hit();
             let closed = engine.close();
-            self.settle(&engine, &mut pending)?;
+            self.settle_since(&engine, &mut pending, before)?;
             self.stats.closes += 1;
             let off = self.disk.is_off();
             match &closed {
