@@ -153,23 +153,26 @@ impl Engine {
                 journal.batch_bytes_max()
             )));
         }
-        if journal.has_room(bytes) {
+        if journal.has_room(bytes) && journal.is_counted() {
             return Ok(());
         }
-        if !journal.can_rotate() {
-            drop(journal);
-            // The one moment at which a commit waits for a checkpoint: the ring is full. If that fails the ring grows.
-            if let Err(error) = self.checkpoint() {
-                tracing::warn!(%error, "the journal could not be freed");
+        if !journal.has_room(bytes) {
+            if !journal.can_rotate() {
+                drop(journal);
+                // The one moment at which a commit waits for a checkpoint: the ring is full. If that fails the ring grows.
+                if let Err(error) = self.checkpoint() {
+                    tracing::warn!(%error, "the journal could not be freed");
+                }
+                journal = lock(&self.journal);
             }
-            journal = lock(&self.journal);
+            journal.rotate()?;
         }
-        journal.rotate()?;
         let live = journal.live();
         lock(&self.manifest).update(|manifest| {
             manifest.journal_first = live.first;
             manifest.journal_next = live.next;
         })?;
+        journal.set_counted();
         drop(journal);
         self.upkeep.want_checkpoint();
         Ok(())
