@@ -259,7 +259,7 @@ impl World {
     fn explain(&mut self, error: &Error, quiet: bool, partitions: &[Arc<Partition>]) -> Verdict {
         let poisoned = partitions.iter().any(|partition| partition.failure().is_some());
         if !quiet {
-            self.journal_failed |= error.kind() == ErrorKind::Poisoned && !poisoned;
+            self.journal_failed |= error.to_string().contains("a sync of the journal failed");
             return Ok(());
         }
         ensure!(poisoned || self.journal_failed, "nothing failed in this commit, yet {error:?}");
