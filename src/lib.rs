@@ -13,6 +13,8 @@ mod producer;
 mod record;
 mod replay;
 mod segment;
+#[cfg(test)]
+mod sim;
 mod storage;
 mod text;
 mod topic;

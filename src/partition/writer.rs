@@ -558,7 +558,13 @@ pub(crate) fn create_segment_in(
         }
         Ok(file)
     };
-    let file = create().map_err(failed)?;
+    let file = create().map_err(|error| {
+        // Best effort, as recovery and the next attempt do the same.
+        if let Err(second) = env.storage.remove_file(&path) {
+            tracing::debug!(error = %second, "a segment that was not begun is left to the next open");
+        }
+        failed(error)
+    })?;
     let segment =
         Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), path.clone(), &header, bytes.len() as u64, None);
     segment.adopt_file(file);
