@@ -5,7 +5,7 @@
 //! | 0 | 4 | `header_crc` | CRC-32 of bytes 4 to 71 |
 //! | 4 | 1 | `kind` | 1 records, 2 footer, 3 journal entry; 0 never, since preallocated space is zeros |
 //! | 5 | 1 | `compression` | 0 none; 1 lz4 and 2 zstd are reserved |
-//! | 6 | 2 | reserved | zero |
+//! | 6 | 2 | `flags` | zero; none is defined yet, and an unknown one is refused |
 //! | 8 | 4 | `body_len` | bytes after the header |
 //! | 12 | 4 | `body_crc` | CRC-32 of the body |
 //! | 16 | 8 | `incarnation` | that of the file's header: stale bytes of a recycled file have another |
@@ -104,6 +104,10 @@ impl FrameHeader {
         if bytes[5] != COMPRESSION_NONE {
             return Err(FormatError::Compression(bytes[5]));
         }
+        let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
+        if flags != 0 {
+            return Err(FormatError::Flags(flags));
+        }
         let header = Self {
             kind,
             body_len: u32_at(bytes, 8),
@@ -117,7 +121,7 @@ impl FrameHeader {
             durable_upto: u64_at(bytes, 56),
             commit: u64_at(bytes, 64),
         };
-        if header.body_len > FRAME_BODY_BYTES_MAX || bytes[6..8] != [0, 0] {
+        if header.body_len > FRAME_BODY_BYTES_MAX {
             return Err(FormatError::Length);
         }
         Ok(header)
@@ -145,13 +149,21 @@ pub(crate) fn header_crc(bytes: &[u8; FRAME_HEADER_BYTES]) -> u32 {
 /// Reads the header at the front of `bytes` and checks that the whole frame is there and belongs to this file.
 #[inline]
 pub(crate) fn parse(bytes: &[u8], incarnation: u64) -> FormatResult<(FrameHeader, &[u8])> {
-    let header = FrameHeader::decode(bytes)?;
+    let header = match FrameHeader::decode(bytes) {
+        // Whatever a later version has left in another incarnation of the file is stale like anything else.
+        Err(why) if why.is_from_the_future() && !is_of(bytes, incarnation) => return Err(FormatError::Incarnation),
+        other => other?,
+    };
     if header.incarnation != incarnation {
         return Err(FormatError::Incarnation);
     }
     let body = bytes.get(FRAME_HEADER_BYTES..header.frame_len()).ok_or(FormatError::Short)?;
     header.check_body(body)?;
     Ok((header, body))
+}
+
+fn is_of(bytes: &[u8], incarnation: u64) -> bool {
+    bytes.first_chunk().is_some_and(|header| u64_at(header, 16) == incarnation)
 }
 
 /// Looks beyond damage for a header of the same incarnation, to learn whether what is damaged had been durable. Returns its

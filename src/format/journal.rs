@@ -11,7 +11,8 @@
 //! | 32 | 8 | `sequence` | grows by one with each file of the ring |
 //! | 40 | 8 | `incarnation` | random; every entry of the file repeats it |
 //! | 48 | 8 | `first_entry` | the number of the first entry: all before it are on the disk in earlier files |
-//! | 56 | 4 | `crc` | CRC-32 of bytes 0 to 55 |
+//! | 56 | 4 | reserved | zero |
+//! | 60 | 4 | `crc` | CRC-32 of bytes 0 to 59 |
 //!
 //! and goes on at 64 with entries: a frame of kind 3, whose `base_offset` is the entry's number (they ascend by one, from file
 //! to file), `record_count` the number of frames in it, `durable_upto` the number of the entry below which all were on the disk
@@ -35,7 +36,6 @@ use super::{FORMAT_VERSION, FormatError, FormatResult};
 pub(crate) const JOURNAL_HEADER_BYTES: usize = 64;
 /// What a frame costs in an entry beside its own bytes.
 pub(crate) const JOURNAL_FRAME_OVERHEAD_BYTES: usize = 40;
-const ENCODED_BYTES: usize = 60;
 const MAGIC: [u8; 8] = *b"ANNALJNL";
 
 /// Which file of the ring this is.
@@ -56,13 +56,13 @@ impl JournalHeader {
         out[32..40].copy_from_slice(&self.sequence.to_le_bytes());
         out[40..48].copy_from_slice(&self.incarnation.to_le_bytes());
         out[48..56].copy_from_slice(&self.first_entry.to_le_bytes());
-        let crc = crc32fast::hash(&out[..56]);
-        out[56..ENCODED_BYTES].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32fast::hash(&out[..60]);
+        out[60..].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> FormatResult<Self> {
-        let bytes: &[u8; ENCODED_BYTES] = bytes.first_chunk().ok_or(FormatError::Short)?;
+        let bytes: &[u8; JOURNAL_HEADER_BYTES] = bytes.first_chunk().ok_or(FormatError::Short)?;
         let mut cursor = Cursor::new(bytes);
         check_preamble(bytes, &mut cursor, MAGIC)?;
         cursor.take(6)?;

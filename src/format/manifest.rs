@@ -81,7 +81,10 @@ impl Manifest {
             checkpoint: cursor.u64()?,
             created_at: cursor.i64()?,
         };
-        if flags & !FLAG_CLEAN != 0 || manifest.journal_first > manifest.journal_next {
+        if flags & !FLAG_CLEAN != 0 {
+            return Err(FormatError::Flags(flags & !FLAG_CLEAN));
+        }
+        if manifest.journal_first > manifest.journal_next {
             return Err(FormatError::Length);
         }
         Ok(manifest)

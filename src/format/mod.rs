@@ -40,12 +40,22 @@ pub(crate) enum FormatError {
     Kind(u8),
     #[error("compression {0} is unknown; use a newer annals")]
     Compression(u8),
+    #[error("flags {0:#x} are unknown; use a newer annals")]
+    Flags(u16),
     #[error("a length is out of bounds")]
     Length,
     #[error("the offset does not follow the one before it")]
     Offset,
     #[error("a record inside a frame is malformed")]
     Record,
+}
+
+impl FormatError {
+    /// Whether the bytes are intact, as their checksum says, and from a later version of annals: whoever cannot read them
+    /// must leave them alone.
+    pub(crate) fn is_from_the_future(self) -> bool {
+        matches!(self, Self::Newer(_) | Self::Kind(_) | Self::Compression(_) | Self::Flags(_))
+    }
 }
 
 pub(crate) type FormatResult<T> = Result<T, FormatError>;

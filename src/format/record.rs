@@ -277,7 +277,7 @@ impl<'a> RecordIter<'a> {
         let cursor = &mut self.cursor;
         let flags = cursor.u8()?;
         if flags & !KNOWN != 0 {
-            return Err(FormatError::Record);
+            return Err(FormatError::Flags(u16::from(flags & !KNOWN)));
         }
         if flags & HAS_GAP != 0 {
             let gap = cursor.varint()?;

@@ -18,8 +18,8 @@
 //!
 //! Footer body: `frame_count` (8), `record_count` (8), `chain_crc` (4), reserved (4), `first_commit` (8), `last_commit` (8).
 //! The frame header around it says the rest: `base_offset` and `last_offset_delta` span the segment (a segment of 2^32
-//! offsets is sealed before it gets there), `base_timestamp` and `max_timestamp` are the smallest and the largest of any
-//! record, `commit` is the last. `chain_crc` is the CRC-32 of all the frames' `header_crc` fields one after the other: as
+//! offsets is sealed before it gets there), `base_timestamp` and `max_timestamp` are both the largest of any record,
+//! `commit` is the last. `chain_crc` is the CRC-32 of all the frames' `header_crc` fields one after the other: as
 //! each of them covers its frame's fields and body checksum, it stands for every byte of the file.
 
 use super::cursor::Cursor;

@@ -39,7 +39,8 @@ impl ManifestFile {
             let read = read_full_at(&*file, &mut bytes, slot * MANIFEST_SLOT_STRIDE).map_err(failed)?;
             match Manifest::decode(&bytes[..read]) {
                 Ok(manifest) => slots.push(manifest),
-                Err(error @ FormatError::Newer(_)) => {
+                // The other slot may be intact, but it is out of date.
+                Err(error) if error.is_from_the_future() => {
                     return Err(Error::invalid(format!("{}: {error}", path.display())));
                 }
                 Err(error) if why == FormatError::Zeros => why = error,

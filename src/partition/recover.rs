@@ -432,6 +432,10 @@ impl Recovery<'_> {
         let Some(Found { segment, file, len, .. }) = found.get(index) else { return Ok(None) };
         let failed = |error| segment.io("read", error);
         let why = if let ScanEnd::Damaged(why) = end { why } else { FormatError::Offset };
+        if why.is_from_the_future() {
+            // Intact, and of this file: whatever it is, it was not left unfinished.
+            return Ok(Some(segment.corrupt(why, place.position, Some(place.next_offset), None)));
+        }
         let mut proof = scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
         for later in found.iter().skip(index + 1) {
             if proof.is_none() {

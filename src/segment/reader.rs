@@ -36,6 +36,7 @@ pub(crate) struct FrameReader {
 impl FrameReader {
     /// A reader at a frame boundary.
     pub(crate) fn new(segment: Arc<Segment>, position: u64, next_offset: u64, read_bytes: usize) -> Self {
+        let read_bytes = read_bytes.max(FRAME_HEADER_BYTES);
         Self { segment, position, next_offset, buffer: Bytes::new(), start: position, filled: 0, read_bytes }
     }
 
