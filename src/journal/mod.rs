@@ -41,6 +41,8 @@ pub(crate) struct Journal {
     log_id: u128,
     file_bytes: u64,
     active: Option<Active>,
+    /// The manifest counts the active file among those that recovery reads.
+    counted: bool,
     /// Files that hold entries not yet checkpointed, oldest first, the active one last.
     live: VecDeque<(u64, usize)>,
     free: Vec<usize>,
@@ -75,6 +77,7 @@ impl Journal {
             log_id,
             file_bytes,
             active: None,
+            counted: false,
             live: VecDeque::new(),
             free: (0..slots).rev().collect(),
             slots,
@@ -94,6 +97,16 @@ impl Journal {
     /// Whether `len` bytes of entries fit into the file in use.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         self.active.as_ref().is_some_and(|active| active.position + len as u64 <= self.file_bytes)
+    }
+
+    /// Whether the manifest counts the file in use; before that no entry in it may be acknowledged.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// The manifest counts the file in use, durably.
+    pub(crate) fn set_counted(&mut self) {
+        self.counted = true;
     }
 
     /// Whether another file can be begun without waiting for a checkpoint.
@@ -142,6 +155,7 @@ impl Journal {
         }
         self.live.push_back((self.next_sequence, slot));
         self.next_sequence += 1;
+        self.counted = false;
         self.active = Some(Active { file, incarnation, position: JOURNAL_HEADER_BYTES as u64 });
         Ok(())
     }

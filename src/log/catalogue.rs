@@ -209,7 +209,7 @@ impl Engine {
     ) -> Result<Arc<Partition>> {
         let config = config(self.id, &self.settings, settings);
         let (partition, _) =
-            recover::open(&self.env, owner(name, id, number), config, partition_dir(dir, number), None)?;
+            recover::open(&self.env, owner(name, id, number), config, partition_dir(dir, number), None, 0)?;
         Ok(Arc::new(partition))
     }
 

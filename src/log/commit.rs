@@ -153,23 +153,26 @@ impl Engine {
                 journal.batch_bytes_max()
             )));
         }
-        if journal.has_room(bytes) {
+        if journal.has_room(bytes) && journal.is_counted() {
             return Ok(());
         }
-        if !journal.can_rotate() {
-            drop(journal);
-            // The one moment at which a commit waits for a checkpoint: the ring is full. If that fails the ring grows.
-            if let Err(error) = self.checkpoint() {
-                tracing::warn!(%error, "the journal could not be freed");
+        if !journal.has_room(bytes) {
+            if !journal.can_rotate() {
+                drop(journal);
+                // The one moment at which a commit waits for a checkpoint: the ring is full. If that fails the ring grows.
+                if let Err(error) = self.checkpoint() {
+                    tracing::warn!(%error, "the journal could not be freed");
+                }
+                journal = lock(&self.journal);
             }
-            journal = lock(&self.journal);
+            journal.rotate()?;
         }
-        journal.rotate()?;
         let live = journal.live();
         lock(&self.manifest).update(|manifest| {
             manifest.journal_first = live.first;
             manifest.journal_next = live.next;
         })?;
+        journal.set_counted();
         drop(journal);
         self.upkeep.want_checkpoint();
         Ok(())
@@ -248,6 +251,11 @@ impl Engine {
         if let Err(error) = journal.append(&mut batch) {
             for locked in locked.iter_mut() {
                 locked.staged.clear();
+                if journal.failure().is_some() && !locked.partition.config.synced {
+                    // The journal may hold these frames. A relaxed append, which does not ask the journal, must not take
+                    // their place: recovery would find one of them there and the rest of the commit elsewhere.
+                    locked.partition.poison_by(&error);
+                }
             }
             for (_, outcome) in &mut promises {
                 *outcome = Err(error.clone());

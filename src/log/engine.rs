@@ -123,17 +123,34 @@ impl Engine {
         &self,
         partition: &Arc<Partition>,
         durability: Durability,
-        len: usize,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Written> {
-        let written = partition.append_relaxed(len, &self.next_commit, fill)?;
+        let written = partition.append_relaxed(&self.next_commit, fill)?;
+        self.after_relaxed(partition, durability);
+        Ok(written)
+    }
+
+    /// [`append_relaxed`](Self::append_relaxed) of a frame that is built already.
+    pub(crate) fn append_relaxed_built(
+        &self,
+        partition: &Arc<Partition>,
+        durability: Durability,
+        builder: &mut FrameBuilder,
+    ) -> Result<Written> {
+        let written = partition.append_relaxed_built(builder, &self.next_commit)?;
+        self.after_relaxed(partition, durability);
+        Ok(written)
+    }
+
+    #[inline]
+    fn after_relaxed(&self, partition: &Arc<Partition>, durability: Durability) {
         if let Durability::Interval(interval) = durability
+            && !partition.sync_is_due.load(Ordering::Relaxed)
             && !partition.sync_is_due.swap(true, Ordering::AcqRel)
         {
             self.upkeep.want_sync(partition, self.env.clock.monotonic() + interval);
         }
         self.after_append(partition);
-        Ok(written)
     }
 
     /// Adds an append of a synced topic to the group that is forming. Somebody must [lead](Self::lead) for it to be
@@ -208,6 +225,18 @@ impl Engine {
             Ok(()) => self.commit_limit.store(limit + COMMIT_RESERVE, Ordering::Relaxed),
             Err(error) => tracing::warn!(%error, "commit numbers could not be reserved"),
         }
+    }
+
+    /// Commits what is pending and puts everything that is written on the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.check_open()?;
+        while self.lead() {}
+        for topic in self.topics() {
+            for partition in topic.partitions().iter() {
+                partition.sync_written()?;
+            }
+        }
+        Ok(())
     }
 
     /// Accepts no more appends, commits what is pending, syncs everything, and leaves the mark of a clean close. The lock is

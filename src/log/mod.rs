@@ -9,6 +9,7 @@ pub(crate) mod manifest_file;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod report;
+pub(crate) mod running;
 pub(crate) mod settings;
 pub(crate) mod topic;
 pub(crate) mod topic_file;

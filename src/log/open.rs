@@ -51,10 +51,19 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     let before = *manifest.current();
     report.clean = before.clean;
     let found = catalogue::load(&env, &root)?;
-    if !before.clean {
+    // A new manifest may have got its name from a creation that failed right after.
+    if !before.clean || before.serial == 0 {
         adopt_names(&env, &root, &found)?;
     }
-    let mut redo = Redo { env: &env, root: &root, topics: &found, files: BTreeMap::new(), restored: 0, damage: Vec::new() };
+    let mut redo = Redo {
+        env: &env,
+        root: &root,
+        topics: &found,
+        files: BTreeMap::new(),
+        upto: BTreeMap::new(),
+        restored: 0,
+        damage: Vec::new(),
+    };
     let live = Live { first: before.journal_first, next: before.journal_next };
     let replayed = if planted::is(Bug::JournalNotRedone) {
         journal::recover::Replayed::default()
@@ -66,6 +75,7 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     report.journal_frames_restored = redo.restored;
     report.cut_bytes = replayed.torn_bytes;
     report.damage = redo.damage;
+    let journaled = redo.upto;
 
     let last = checkpoint::read(&*env.storage, &root, before.log_id);
     let entries: BTreeMap<(u128, u32), CheckpointEntry> = last
@@ -76,7 +86,7 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     let mut last_commit = replayed.last_commit;
     let mut topics = BTreeMap::new();
     for found in found {
-        let topic = open_topic(&env, &settings, before.log_id, found, &entries, &mut report, &mut last_commit)?;
+        let topic = open_topic(&env, &settings, before.log_id, found, &entries, &journaled, &mut report, &mut last_commit)?;
         topics.insert(topic.name.to_string(), Arc::new(topic));
     }
     report.topics = topics.len();
@@ -228,12 +238,14 @@ fn adopt_names(env: &Env, root: &Path, found: &[FoundTopic]) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::too_many_arguments, reason = "one caller, which has them all at hand")]
 fn open_topic(
     env: &Env,
     settings: &LogSettings,
     log_id: u128,
     found: FoundTopic,
     entries: &BTreeMap<(u128, u32), CheckpointEntry>,
+    journaled: &BTreeMap<(u128, u32), u64>,
     report: &mut RecoveryReport,
     last_commit: &mut u64,
 ) -> Result<TopicState> {
@@ -245,7 +257,8 @@ fn open_topic(
         let owner = catalogue::owner(&name, id, number);
         let config = catalogue::config(log_id, settings, &file.settings);
         let entry = entries.get(&(id, number));
-        let (partition, findings) = recover::open(env, owner, config, partition_dir(&dir, number), entry)?;
+        let upto = journaled.get(&(id, number)).copied().unwrap_or(0);
+        let (partition, findings) = recover::open(env, owner, config, partition_dir(&dir, number), entry, upto)?;
         report.partitions += 1;
         report.scanned_bytes += findings.scanned_bytes;
         report.adopted_records += findings.adopted_records;
@@ -292,6 +305,8 @@ struct Redo<'a> {
     root: &'a Path,
     topics: &'a [FoundTopic],
     files: BTreeMap<PathBuf, Arc<dyn File>>,
+    /// For each partition the offset after its last frame that is where it belongs.
+    upto: BTreeMap<(u128, u32), u64>,
     restored: u64,
     damage: Vec<Error>,
 }
@@ -316,6 +331,8 @@ impl Redo<'_> {
                 Err(error) => return Err(failed(error)),
             },
         };
+        let upto = self.upto.entry((target.topic_id, target.partition)).or_default();
+        *upto = (*upto).max(frame.header.next_offset());
         let mut there = vec![0; frame.bytes.len()];
         let read = read_full_at(&*file, &mut there, target.position).map_err(failed)?;
         if scan::is_newer(&there[..read], &frame.header) {

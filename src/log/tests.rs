@@ -56,7 +56,7 @@ fn what_is_appended_is_there_after_reopening() {
             for number in 0..3 {
                 expected[number].push(value.clone());
                 let partition = os.partition(number as u32).unwrap();
-                engine.append_relaxed(&partition, Durability::Os, 500, |builder| put(builder, &value)).unwrap();
+                engine.append_relaxed(&partition, Durability::Os, |builder| put(builder, &value)).unwrap();
                 let partition = sync.partition(number as u32).unwrap();
                 let ticket = engine.enqueue(&partition, 500, |builder| put(builder, &value)).unwrap();
                 if index % 3 == 0 {

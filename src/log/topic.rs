@@ -13,13 +13,15 @@ pub(crate) struct TopicState {
     pub(crate) name: Arc<str>,
     pub(crate) id: u128,
     pub(crate) created_at: i64,
-    inner: RwLock<Inner>,
+    snapshot: RwLock<Arc<Snapshot>>,
 }
 
+/// What a topic consists of at one moment.
 #[derive(Debug)]
-struct Inner {
-    settings: TopicSettings,
-    partitions: Arc<Vec<Arc<Partition>>>,
+pub(crate) struct Snapshot {
+    pub(crate) settings: TopicSettings,
+    /// By number.
+    pub(crate) partitions: Arc<Vec<Arc<Partition>>>,
 }
 
 impl TopicState {
@@ -30,17 +32,24 @@ impl TopicState {
         settings: TopicSettings,
         partitions: Vec<Arc<Partition>>,
     ) -> Self {
-        Self { name, id, created_at, inner: RwLock::new(Inner { settings, partitions: Arc::new(partitions) }) }
+        let snapshot = Snapshot { settings, partitions: Arc::new(partitions) };
+        Self { name, id, created_at, snapshot: RwLock::new(Arc::new(snapshot)) }
     }
 
-    /// The settings; the number of partitions may grow.
+    /// Settings and partitions as they are now; the number of partitions may grow.
+    #[inline]
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The settings.
     pub(crate) fn settings(&self) -> TopicSettings {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).settings.clone()
+        self.snapshot().settings.clone()
     }
 
-    /// The partitions at this moment, by number.
+    /// The partitions, by number.
     pub(crate) fn partitions(&self) -> Arc<Vec<Arc<Partition>>> {
-        Arc::clone(&self.inner.read().unwrap_or_else(PoisonError::into_inner).partitions)
+        Arc::clone(&self.snapshot().partitions)
     }
 
     /// One partition.
@@ -55,9 +64,8 @@ impl TopicState {
     }
 
     pub(super) fn grow(&self, settings: TopicSettings, partitions: Vec<Arc<Partition>>) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        inner.settings = settings;
-        inner.partitions = Arc::new(partitions);
+        let grown = Snapshot { settings, partitions: Arc::new(partitions) };
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grown);
     }
 
     /// Refuses appends to any partition from now on.

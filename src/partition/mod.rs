@@ -178,6 +178,11 @@ impl Partition {
         }
     }
 
+    /// Refuses appends because of a failure elsewhere that leaves unknown what belongs at the end.
+    pub(crate) fn poison_by(&self, error: &Error) {
+        self.fail(error.clone());
+    }
+
     /// Refuses appends after a failed sync and says so to everyone who asks.
     fn poison(&self, source: std::io::Error) -> Error {
         let Owner { topic, partition, .. } = &*self.owner;

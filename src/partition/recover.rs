@@ -11,6 +11,7 @@ use super::writer::{create_segment_in, footer_bytes};
 use super::{Partition, PartitionConfig};
 use crate::error::{Corruption, Error, ErrorKind, Result};
 use crate::format::FormatError;
+use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::checkpoint::{CheckpointEntry, SegmentPlace};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::planted::{self, Bug};
@@ -45,6 +46,8 @@ struct Recovery<'a> {
     owner: &'a Arc<Owner>,
     config: &'a PartitionConfig,
     dir: &'a Path,
+    /// The checkpoint or the journal says that everything below this offset is on the disk.
+    certain: u64,
     findings: Findings,
 }
 
@@ -56,6 +59,13 @@ struct Found {
     header: SegmentHeader,
 }
 
+impl Found {
+    /// Whether there is nothing but zeros behind the header.
+    fn is_empty(&self) -> Result<bool> {
+        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len).map_err(|error| self.segment.io("read", error))
+    }
+}
+
 /// How the walk through the files ended.
 enum End {
     /// At the last frame of the last file.
@@ -64,15 +74,18 @@ enum End {
     Damaged(Error),
 }
 
-/// Opens the partition in `dir`.
+/// Opens the partition in `dir`. `journaled_upto` is the offset after the last frame that the journal held of it.
 pub(crate) fn open(
     env: &Env,
     owner: Arc<Owner>,
     config: PartitionConfig,
     dir: PathBuf,
     checkpoint: Option<&CheckpointEntry>,
+    journaled_upto: u64,
 ) -> Result<(Partition, Findings)> {
-    let mut recovery = Recovery { env, owner: &owner, config: &config, dir: &dir, findings: Findings::default() };
+    let certain = checkpoint.map_or(0, |entry| entry.place.next_offset).max(journaled_upto);
+    let findings = Findings::default();
+    let mut recovery = Recovery { env, owner: &owner, config: &config, dir: &dir, certain, findings };
     let mut found = match recovery.list() {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             recovery.findings.damage.push(error);
@@ -137,8 +150,17 @@ impl Recovery<'_> {
         let mut found = Vec::with_capacity(bases.len());
         for (index, base) in bases.iter().enumerate() {
             let is_last = index + 1 == bases.len();
-            if let Some(segment) = self.open_segment(*base, is_last)? {
-                found.push(segment);
+            if self.is_torn(&bases[index..])? {
+                self.set_aside(&bases[index..])?;
+                break;
+            }
+            if let Some(segment) = self.open_segment(*base)? {
+                // Only the newest can be in use without a record: see `remove_unused_after`.
+                if is_last || !segment.is_empty()? {
+                    found.push(segment);
+                } else {
+                    self.remove_unused(segment)?;
+                }
             }
         }
         Ok(found)
@@ -149,9 +171,56 @@ impl Recovery<'_> {
             .is_some_and(|stem| !entries.iter().any(|other| other.name.strip_suffix(".log") == Some(stem)))
     }
 
-    /// Opens a segment file and checks that it is the one that its name says. The last may be one whose creation was cut
-    /// off: it was never used, and is removed.
-    fn open_segment(&mut self, base: u64, is_last: bool) -> Result<Option<Found>> {
+    /// Whether the header of the first of these files was never finished, though records follow it. A relaxed partition
+    /// syncs neither; what proves them to have been on the disk makes it damage.
+    fn is_torn(&self, bases: &[u64]) -> Result<bool> {
+        let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else { return Ok(false) };
+        let mut files = Vec::with_capacity(bases.len());
+        for base in bases {
+            let path = self.dir.join(Segment::file_name(*base));
+            let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
+            let file = self.env.storage.open(&path, OpenMode::Read).map_err(failed)?;
+            let mut bytes = [0; SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES];
+            let read = read_full_at(&*file, &mut bytes, 0).map_err(failed)?;
+            let (header, frame) = bytes[..read].split_at(read.min(SEGMENT_HEADER_BYTES));
+            if files.is_empty() && SegmentHeader::decode(header).is_ok() {
+                return Ok(false);
+            }
+            let incarnation = FrameHeader::decode(frame).map(|frame| frame.incarnation);
+            let len = file.len().map_err(failed)?;
+            files.extend(incarnation.ok().map(|incarnation| (file, incarnation, len)));
+        }
+        for (file, incarnation, len) in files {
+            let proof = scan::proof_of_rot(&file, incarnation, *base, 0, len);
+            if proof.map_err(|error| Error::io(format!("cannot read {}", self.dir.display()), error))?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn set_aside(&mut self, bases: &[u64]) -> Result<()> {
+        for base in bases {
+            let path = self.dir.join(Segment::file_name(*base));
+            let aside = path.with_extension("log.torn");
+            self.env
+                .storage
+                .rename(&path, &aside)
+                .map_err(|error| Error::io(format!("cannot set {} aside", path.display()), error))?;
+            self.findings.cut_saved.push(aside);
+        }
+        self.sync_dir()
+    }
+
+    /// A file that comes back under its old name after a power loss would cut off what is written from here on.
+    fn sync_dir(&self) -> Result<()> {
+        let synced = self.env.storage.sync_dir(self.dir);
+        synced.map_err(|error| Error::io(format!("cannot sync the directory {}", self.dir.display()), error))
+    }
+
+    /// Opens a segment file and checks that it is the one that its name says. It may be one whose creation was cut off: it
+    /// was never used, and is removed.
+    fn open_segment(&mut self, base: u64) -> Result<Option<Found>> {
         let path = self.dir.join(Segment::file_name(base));
         let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
         let file = self.env.storage.open(&path, OpenMode::ReadWrite).map_err(failed)?;
@@ -163,7 +232,7 @@ impl Recovery<'_> {
             Err(why @ FormatError::Newer(_)) => return Err(Error::invalid(format!("{}: {why}", path.display()))),
             other => {
                 let rest_is_zero = scan::only_zeros(&file, SEGMENT_HEADER_BYTES as u64, len).map_err(failed)?;
-                if other.is_err() && is_last && rest_is_zero {
+                if other.is_err() && rest_is_zero {
                     self.env.storage.remove_file(&path).map_err(failed)?;
                     return Ok(None);
                 }
@@ -218,7 +287,7 @@ impl Recovery<'_> {
             }),
         };
         // The offset below which frames themselves say that they are on the disk.
-        let mut proven = checkpoint.map_or(0, |entry| entry.place.next_offset);
+        let mut proven = self.certain;
         let mut index = start;
         while index < found.len() {
             if index > start {
@@ -237,7 +306,7 @@ impl Recovery<'_> {
         Ok((place, End::Intact))
     }
 
-    /// Which file the walk begins in: the checkpoint's, else the first that is not sealed.
+    /// Which file the walk begins in: the checkpoint's, else the first that a synced partition has not sealed.
     fn start(&mut self, found: &[Found], checkpoint: Option<&CheckpointEntry>) -> Result<usize> {
         if let Some(entry) = checkpoint {
             let at = found.iter().position(|found| {
@@ -248,6 +317,10 @@ impl Recovery<'_> {
                 return Err(missing(self.owner, entry.place.segment_base, "a segment that the checkpoint names is missing"));
             };
             return Ok(at);
+        }
+        if !self.config.synced {
+            // A footer may have reached the disk before the records that it closes.
+            return Ok(0);
         }
         for (index, Found { file, len, header, .. }) in found.iter().enumerate() {
             let sealed = scan::footer(file, header.incarnation, *len)
@@ -319,20 +392,32 @@ impl Recovery<'_> {
         self.findings.scanned_bytes += place.position - from;
         self.findings.adopted_records += place.record_count - records_before;
         segment.set_readable(place.position);
+        self.remove_unused_after(found, index, place)?;
+        let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
         let next_base = found.get(index + 1).map(|next| next.header.base_offset);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
+        if let Some(base) = next_base.filter(|base| continues && self.config.synced) {
+            // A synced partition begins a file only once all before it is on the disk.
+            *proven = (*proven).max(base);
+        }
+        let unproven = unproven.filter(|_| !planted::is(Bug::AdoptedTailNotSynced));
         if end == ScanEnd::Sealed && continues {
+            if rewrite_unproven(&file, place, unproven, *proven).map_err(|error| segment.io("rewrite", error))? {
+                file.sync_data().map_err(|error| segment.io("sync", error))?;
+            }
             segment.set_sealed(Summary::of(place));
             return Ok(None);
         }
-        if end != ScanEnd::Clean || !continues {
+        // Where the next file goes on with the next offset, all that can be damaged here is the footer.
+        let only_footer = next_base.is_some() && continues;
+        if !only_footer && (end != ScanEnd::Clean || !continues) {
             if let Some(rot) = self.rot(found, index, place, end)? {
                 return Ok(Some(rot));
             }
             self.cut(found, index, place, len)?;
         }
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
-        self.make_durable(segment, &file, place, unproven.filter(|_| !planted::is(Bug::AdoptedTailNotSynced)), len, *proven)?;
+        self.make_durable(segment, &file, place, unproven, len, *proven)?;
         if index + 1 < found.len() {
             self.reseal(segment, &file, place)?;
         }
@@ -358,19 +443,36 @@ impl Recovery<'_> {
                     .map_err(failed)?;
             }
         }
-        Ok(proof.map(|(_, header)| {
-            segment.corrupt(why, place.position, Some(place.next_offset), Some(header.base_offset))
-        }))
+        // A synced partition begins a file only once all before it is on the disk.
+        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let begun = next_base.filter(|base| self.config.synced && *base > place.next_offset);
+        let certain = Some(self.certain).filter(|certain| *certain > place.next_offset);
+        let next = proof.map(|(_, header)| header.base_offset).or(begun).or(certain);
+        Ok(next.map(|next| segment.corrupt(why, place.position, Some(place.next_offset), Some(next))))
+    }
+
+    /// Removes the files that a rotation left which failed after it had made them: the old file stayed in use, so they
+    /// begin inside it, and hold nothing.
+    fn remove_unused_after(&self, found: &mut Vec<Found>, index: usize, place: &SegmentPlace) -> Result<()> {
+        while let Some(next) = found.get(index + 1) {
+            if next.header.base_offset >= place.next_offset || !next.is_empty()? {
+                break;
+            }
+            self.remove_unused(found.remove(index + 1))?;
+        }
+        Ok(())
+    }
+
+    fn remove_unused(&self, unused: Found) -> Result<()> {
+        self.env.storage.remove_file(unused.segment.path()).map_err(|error| unused.segment.io("remove", error))
     }
 
     /// Takes an unfinished write away: saves what it left, then cuts the file, and sets later files aside.
     fn cut(&mut self, found: &mut Vec<Found>, index: usize, place: &SegmentPlace, len: u64) -> Result<()> {
-        for later in found.drain(index + 1..) {
-            let aside = later.segment.path().with_extension("log.torn");
-            let renamed = self.env.storage.rename(later.segment.path(), &aside);
-            renamed.map_err(|error| later.segment.io("set aside", error))?;
-            self.findings.cut_bytes += later.len;
-            self.findings.cut_saved.push(aside);
+        if found.len() > index + 1 {
+            let later: Vec<u64> = found.iter().skip(index + 1).map(|later| later.header.base_offset).collect();
+            self.findings.cut_bytes += found.drain(index + 1..).map(|later| later.len).sum::<u64>();
+            self.set_aside(&later)?;
         }
         let Some(Found { segment, file, .. }) = found.get(index) else { return Ok(()) };
         let failed = |error| segment.io("cut the unfinished end of", error);
@@ -400,15 +502,14 @@ impl Recovery<'_> {
         proven: u64,
     ) -> Result<()> {
         let failed = |error| segment.io("make durable what was found in", error);
-        let rewrite_from = unproven.and_then(|unproven| unproven.first_from(proven, file, place));
-        if len == place.position && rewrite_from.is_none() {
-            return Ok(());
+        let rewritten = rewrite_unproven(file, place, unproven, proven).map_err(failed)?;
+        if len != place.position {
+            file.set_len(place.position).map_err(failed)?;
         }
-        if let Some(from) = rewrite_from {
-            rewrite(&**file, from, place.position).map_err(failed)?;
+        if rewritten || len != place.position {
+            file.sync_data().map_err(failed)?;
         }
-        file.set_len(place.position).map_err(failed)?;
-        file.sync_data().map_err(failed)
+        Ok(())
     }
 
     /// Seals a segment that another one follows, as its rotation would have.
@@ -462,6 +563,19 @@ impl Unproven {
             // Rather too much than too little.
             Err(_) => Some(self.position),
         }
+    }
+}
+
+/// Writes the frames again that nothing proves to be on the disk. Answers whether there were any.
+fn rewrite_unproven(
+    file: &Arc<dyn File>,
+    place: &SegmentPlace,
+    unproven: Option<Unproven>,
+    proven: u64,
+) -> io::Result<bool> {
+    match unproven.and_then(|unproven| unproven.first_from(proven, file, place)) {
+        Some(from) => rewrite(&**file, from, place.position).map(|()| true),
+        None => Ok(false),
     }
 }
 

@@ -98,28 +98,30 @@ impl Partition {
     /// taken under this partition's lock, so that numbers ascend within the partition.
     pub(crate) fn append_relaxed(
         &self,
-        frame_len_max: usize,
         next_commit: &AtomicU64,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Written> {
         let mut guard = self.writer();
-        self.check_open()?;
-        guard.prepare(frame_len_max)?;
         let mut scratch = std::mem::take(&mut guard.writer.scratch);
         scratch.clear();
         fill(&mut scratch);
-        self.announce(next_commit);
-        let commit = next_commit.fetch_add(1, Ordering::SeqCst);
-        let answer = guard.append(&mut scratch, commit);
-        if let Ok(header) = &answer {
-            guard.publish(header, scratch.bytes());
-        }
-        self.announce_end();
+        let answer = guard.append_visible(&mut scratch, next_commit);
         guard.writer.scratch = scratch;
         drop(guard);
+        self.announce_written(answer)
+    }
+
+    /// [`append_relaxed`](Self::append_relaxed) of a frame that is built already.
+    pub(crate) fn append_relaxed_built(&self, builder: &mut FrameBuilder, next_commit: &AtomicU64) -> Result<Written> {
+        let answer = self.writer().append_visible(builder, next_commit);
+        self.announce_written(answer)
+    }
+
+    #[inline]
+    fn announce_written(&self, answer: Result<FrameHeader>) -> Result<Written> {
         let header = answer?;
         self.changed.notify(usize::MAX);
-        Ok(Written { base_offset: header.base_offset, commit })
+        Ok(Written { base_offset: header.base_offset, commit: header.commit })
     }
 
     /// Syncs everything that is written, oldest segment first, and returns the offset below which all is on the disk.
@@ -233,6 +235,20 @@ impl WriterGuard<'_> {
             self.rotate()?;
         }
         Ok(())
+    }
+
+    /// Writes a frame and makes it visible without a sync.
+    fn append_visible(&mut self, builder: &mut FrameBuilder, next_commit: &AtomicU64) -> Result<FrameHeader> {
+        self.partition.check_open()?;
+        self.prepare(builder.len())?;
+        // Announced before the number is taken: see `Engine::horizon`.
+        self.partition.announce(next_commit);
+        let answer = self.append(builder, next_commit.fetch_add(1, Ordering::SeqCst));
+        if let Ok(header) = &answer {
+            self.publish(header, builder.bytes());
+        }
+        self.partition.announce_end();
+        answer
     }
 
     /// Gives the frame its offsets and writes it at the end; not yet synced or visible. After an error nothing has changed.
@@ -542,7 +558,13 @@ pub(crate) fn create_segment_in(
         }
         Ok(file)
     };
-    let file = create().map_err(failed)?;
+    let file = create().map_err(|error| {
+        // Best effort, as recovery and the next attempt do the same.
+        if let Err(second) = env.storage.remove_file(&path) {
+            tracing::debug!(error = %second, "a segment that was not begun is left to the next open");
+        }
+        failed(error)
+    })?;
     let segment =
         Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), path.clone(), &header, bytes.len() as u64, None);
     segment.adopt_file(file);

@@ -1,3 +1,10 @@
-//! The sending side.
+//! Sending records: choosing the partition, encoding, waiting for the commit.
 
-pub(crate) mod partitioner;
+pub(crate) mod batch;
+pub(crate) mod delivery;
+pub(crate) mod encode;
+pub(crate) mod send;
+
+pub use batch::Batch;
+pub use delivery::{Delivery, Receipt};
+pub use send::SendError;

@@ -160,6 +160,13 @@ pub(crate) fn headers(
 
 /// Whether `[from, to)` holds nothing but zeros.
 pub(crate) fn only_zeros(file: &Arc<dyn File>, from: u64, to: u64) -> io::Result<bool> {
+    // Most often the first bytes tell.
+    let mut first = [0; FRAME_HEADER_BYTES];
+    let len = first.len().min(usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX));
+    let read = read_full_at(&**file, &mut first[..len], from)?;
+    if first[..read].iter().any(|byte| *byte != 0) {
+        return Ok(false);
+    }
     Ok(last_nonzero(file, from, to)?.is_none())
 }
 

@@ -77,25 +77,32 @@ pub(crate) fn replace_file(storage: &dyn Storage, dir: &Path, name: &str, bytes:
     storage.sync_dir(dir)
 }
 
-/// Creates a directory and whatever is missing above it, each level durable before the next.
+/// Creates a directory and whatever is missing above it, and makes all names on the way to it durable.
 ///
-/// A directory that is there already has its parent synced all the same: an earlier process may have died between creating
-/// it and syncing that, and everything later put into it would vanish with its name.
+/// A directory that is there already has the directories above it synced all the same: an earlier process may have died
+/// between creating any of them and syncing that, and everything later put into it would vanish with its name.
 pub(crate) fn create_dirs(storage: &dyn Storage, path: &Path) -> io::Result<()> {
     match (storage.create_dir(path), path.parent()) {
-        (Ok(()), Some(parent)) => storage.sync_dir(parent),
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::AlreadyExists => match storage.sync_dir(parent) {
-            // Somebody else's directory, given to us by an administrator: its name is not ours to make durable.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            synced => synced,
-        },
-        (Err(error), None) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        (Ok(()), _) => sync_above(storage, path),
+        (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => sync_above(storage, path),
         (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && !parent.as_os_str().is_empty() => {
             create_dirs(storage, parent)?;
             create_dirs(storage, path)
         }
         (result, _) => result,
     }
+}
+
+fn sync_above(storage: &dyn Storage, path: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    for dir in path.ancestors().skip(1) {
+        match storage.sync_dir(dir) {
+            // Somebody else's directory, given to us by an administrator: its name is not ours to make durable.
+            Err(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | Unsupported | InvalidInput) => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory with all that is in it; one that is gone already is no error. Symbolic links are removed,

@@ -1,0 +1,105 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::contender::{Bar, Result};
+
+const HELP: &str = "\
+Measures annals beside the machine's raw limits and its peers, and prints a table per bar.
+
+Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--dir DIR] [--json FILE]
+
+  --quick        0.15 s a workload, two rounds and small logs: for a first look, not for quoting
+  --rounds N     rounds A B C A B C (default 3)
+  --only LIST    these bars only: P1 P2 P3 P4 P5 P6 P8 P9 P15 P17
+  --with LIST    raw limits, the baseline, and only those others whose name contains one of these
+  --dir DIR      where the logs are made, in a directory that is removed at the end (default: the temporary one);
+                 its file system is what is measured
+  --json FILE    also writes every sample to FILE
+";
+
+/// How much of everything is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub(crate) rounds: usize,
+    /// The time budget of one contender's workload in one round.
+    pub(crate) time: Duration,
+    /// Ends a bulk workload before its time: bounds disk use and dirty pages.
+    pub(crate) bulk_bytes_max: u64,
+    /// What P6 replays, of 100 B and of 1 KiB records.
+    pub(crate) replay_bytes: (u64, u64),
+    /// What P8 opens.
+    pub(crate) open_bytes: u64,
+}
+
+pub(crate) struct Args {
+    pub(crate) scale: Scale,
+    pub(crate) only: Vec<Bar>,
+    pub(crate) with: Vec<String>,
+    pub(crate) dir: PathBuf,
+    pub(crate) json: Option<PathBuf>,
+}
+
+pub(crate) enum Command {
+    Measure(Args),
+    /// P8's child: fill a log, say so, and go on appending until killed.
+    Fill {
+        name: String,
+        dir: PathBuf,
+        bytes: u64,
+    },
+    Help,
+}
+
+const MIB: u64 = 1 << 20;
+const FULL: Scale = Scale {
+    rounds: 3,
+    time: Duration::from_millis(600),
+    bulk_bytes_max: 512 * MIB,
+    replay_bytes: (128 * MIB, 256 * MIB),
+    open_bytes: 1_000_000_000,
+};
+const QUICK: Scale = Scale {
+    rounds: 2,
+    time: Duration::from_millis(150),
+    bulk_bytes_max: 128 * MIB,
+    replay_bytes: (16 * MIB, 32 * MIB),
+    open_bytes: 64_000_000,
+};
+
+pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
+    let mut parsed =
+        Args { scale: FULL, only: Bar::ALL.to_vec(), with: Vec::new(), dir: std::env::temp_dir(), json: None };
+    let mut rounds = None;
+    let mut fill = None;
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(Command::Help),
+            "--quick" => parsed.scale = QUICK,
+            "--rounds" => rounds = Some(value()?.parse::<usize>()?.max(1)),
+            "--only" => parsed.only = value()?.split(',').map(bar).collect::<Result<_>>()?,
+            "--with" => parsed.with = value()?.split(',').map(str::to_owned).collect(),
+            "--dir" => parsed.dir = value()?.into(),
+            "--json" => parsed.json = Some(value()?.into()),
+            "--fill" => fill = Some((value()?, value()?.parse()?)),
+            // Passed by `cargo bench`.
+            "--bench" => {}
+            _ => return Err(format!("unknown argument {arg}; try --help").into()),
+        }
+    }
+    if let Some((name, bytes)) = fill {
+        return Ok(Command::Fill { name, dir: parsed.dir, bytes });
+    }
+    parsed.scale.rounds = rounds.unwrap_or(parsed.scale.rounds);
+    Ok(Command::Measure(parsed))
+}
+
+fn bar(name: &str) -> Result<Bar> {
+    let found = Bar::ALL.into_iter().find(|bar| bar.name().eq_ignore_ascii_case(name.trim()));
+    found.ok_or_else(|| format!("no bar is called {name}; try --help").into())
+}
+
+pub(crate) fn print_help() {
+    print!("{HELP}");
+}

@@ -1,0 +1,288 @@
+//! The log as its user holds it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::builder::LogBuilder;
+use crate::codec::{Codec, Raw, TopicDef};
+use crate::error::{Error, Result};
+use crate::log::engine::Engine;
+use crate::log::names::validate_user_topic_name;
+use crate::log::running::Running;
+use crate::log::report::RecoveryReport;
+use crate::log::settings::TopicSettings;
+use crate::producer::{Batch, Receipt};
+use crate::topic::Topic;
+
+/// An open log: a directory of topics.
+///
+/// Handles are cheap to clone and may be used from any thread and task. The log is closed by [`close`](Self::close), or when the
+/// last handle (of the log, its topics or their readers) is dropped.
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path();
+/// use annals::{Json, Log, Record, Start, TopicDef, TopicSettings};
+///
+/// const ORDERS: TopicDef<String, Json> = TopicDef::new("orders");
+///
+/// let log = Log::open(dir).await?;
+/// let orders = log.create_topic(ORDERS, TopicSettings::default().partitions(4)).await?;
+/// orders.produce(Record::new("paid".to_string()).key("order-17")).await?;   // on the disk when this returns
+/// log.close().await?;
+///
+/// let log = Log::open(dir).await?;
+/// let mut history = log.topic(ORDERS)?.replay(Start::Earliest).blocking()?;
+/// assert_eq!(history.next_message()?.unwrap().value().unwrap(), "paid");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) inner: Arc<Running>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("path", &self.path()).field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    pub(super) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
+        Ok(Self { inner: Arc::new(Running::start(engine, temporary)?) })
+    }
+
+    /// Opens the log in `dir`, creating it if there is none, and recovering it if it was not closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogBuilder::open`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the log is opened all the same, and closed at once.
+    pub async fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(dir).await
+    }
+
+    /// [`open`](Self::open) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogBuilder::open`].
+    pub fn blocking_open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().blocking_open(dir)
+    }
+
+    /// A log in memory: the same engine on another disk, gone with its last handle.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) if its threads cannot be started.
+    pub fn in_memory() -> Result<Self> {
+        Self::builder().in_memory()
+    }
+
+    /// A log in a new temporary directory that is removed with its last handle.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogBuilder::open`].
+    pub fn temporary() -> Result<Self> {
+        Self::builder().temporary()
+    }
+
+    /// Settings for opening a log.
+    pub fn builder() -> LogBuilder {
+        LogBuilder::default()
+    }
+
+    /// Creates a topic, or returns the one that exists with the same settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a name or settings outside of what is allowed,
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for a topic that exists with other settings, or whose name differs from
+    /// another's in case only; [`Closed`](crate::ErrorKind::Closed), [`Io`](crate::ErrorKind::Io),
+    /// [`StorageFull`](crate::ErrorKind::StorageFull).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the topic may be created or not, never half.
+    pub async fn create_topic<T, C>(&self, topic: TopicDef<T, C>, settings: TopicSettings) -> Result<Topic<T, C>>
+    where
+        C: Codec<T> + Default,
+    {
+        let (inner, name) = (Arc::clone(&self.inner), topic.name().to_owned());
+        let state = unblock(move || {
+            validate_user_topic_name(&name)?;
+            inner.engine.create_topic(&name, settings)
+        })
+        .await?;
+        Ok(Topic::new(Arc::clone(&self.inner), state, topic.codec()))
+    }
+
+    /// [`create_topic`](Self::create_topic) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_topic`](Self::create_topic).
+    pub fn blocking_create_topic<T, C>(&self, topic: TopicDef<T, C>, settings: TopicSettings) -> Result<Topic<T, C>>
+    where
+        C: Codec<T> + Default,
+    {
+        validate_user_topic_name(topic.name())?;
+        let state = self.inner.engine.create_topic(topic.name(), settings)?;
+        Ok(Topic::new(Arc::clone(&self.inner), state, topic.codec()))
+    }
+
+    /// [`create_topic`](Self::create_topic) for a topic of bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_topic`](Self::create_topic).
+    pub async fn create_raw_topic(&self, name: &str, settings: TopicSettings) -> Result<Topic<Bytes, Raw>> {
+        self.create_topic(TopicDef::named(name), settings).await
+    }
+
+    /// A topic that exists.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Closed`](crate::ErrorKind::Closed).
+    pub fn topic<T, C>(&self, topic: TopicDef<T, C>) -> Result<Topic<T, C>>
+    where
+        C: Codec<T> + Default,
+    {
+        let state = self.inner.engine.topic(topic.name())?;
+        Ok(Topic::new(Arc::clone(&self.inner), state, topic.codec()))
+    }
+
+    /// A topic that exists, of bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`topic`](Self::topic).
+    pub fn raw_topic(&self, name: &str) -> Result<Topic<Bytes, Raw>> {
+        self.topic(TopicDef::named(name))
+    }
+
+    /// Writes all records of a batch as one commit, with one sync, over however many partitions and topics: after any crash all
+    /// of them are there or none is. Always reaches [`Durability::Sync`](crate::Durability::Sync) if the batch spans several
+    /// partitions; else the level of its topic. Returns the receipts in the order in which the records were added.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a batch of another log; else as [`Topic::produce`]. Nothing was written.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the batch may be written or not, and is whole in either case.
+    pub async fn produce_all(&self, mut batch: Batch) -> Result<Vec<Receipt>> {
+        self.check_batch(&batch)?;
+        match batch.try_relaxed(&self.inner.engine) {
+            Some(receipts) => receipts,
+            None => batch.commit(&self.inner.engine).await,
+        }
+    }
+
+    /// [`produce_all`](Self::produce_all) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`produce_all`](Self::produce_all).
+    pub fn blocking_produce_all(&self, mut batch: Batch) -> Result<Vec<Receipt>> {
+        self.check_batch(&batch)?;
+        match batch.try_relaxed(&self.inner.engine) {
+            Some(receipts) => receipts,
+            None => batch.blocking_commit(&self.inner.engine),
+        }
+    }
+
+    fn check_batch(&self, batch: &Batch) -> Result<()> {
+        if batch.is_for(&self.inner.engine) { Ok(()) } else { Err(Error::invalid("the batch is for another log")) }
+    }
+
+    /// Puts everything that was written so far, at whatever level, on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync fails or has failed, [`Closed`](crate::ErrorKind::Closed).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the sync goes on.
+    pub async fn sync(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        unblock(move || inner.engine.sync()).await
+    }
+
+    /// [`sync`](Self::sync) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`sync`](Self::sync).
+    pub fn blocking_sync(&self) -> Result<()> {
+        self.inner.engine.sync()
+    }
+
+    /// Closes the log, whatever handles are still alive: takes no more records, commits those that wait, syncs everything, leaves
+    /// the mark of a clean close, and releases the lock last. Later calls on any handle fail with
+    /// [`Closed`](crate::ErrorKind::Closed); closing again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Poisoned`](crate::ErrorKind::Poisoned), [`Io`](crate::ErrorKind::Io) or [`StorageFull`](crate::ErrorKind::StorageFull)
+    /// if not everything could be put on the disk. The log is closed all the same, and the next opening recovers it.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the closing goes on.
+    pub async fn close(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        unblock(move || inner.close()).await
+    }
+
+    /// [`close`](Self::close) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close).
+    pub fn blocking_close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// What opening the log has found.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner.engine.report
+    }
+
+    /// The identity of the log, made when it was created.
+    pub fn id(&self) -> Uuid {
+        Uuid::from_u128(self.inner.engine.id)
+    }
+
+    /// The directory of the log.
+    pub fn path(&self) -> &Path {
+        &self.inner.engine.root
+    }
+}
+
+/// Runs blocking work on tokio's threads for it; without a runtime, right here.
+pub(crate) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => match runtime.spawn_blocking(work).await {
+            Ok(answer) => answer,
+            Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
+            Err(_) => Err(Error::closed()),
+        },
+        Err(_) => work(),
+    }
+}

@@ -1,0 +1,12 @@
+//! What a user holds: the log and its topics.
+
+pub(crate) mod admin;
+pub(crate) mod builder;
+pub(crate) mod log;
+mod reading;
+
+#[cfg(test)]
+mod tests;
+
+pub use builder::LogBuilder;
+pub use log::Log;

@@ -1,0 +1,67 @@
+//! Where reading begins: on a topic, and on the log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::log::Log;
+use crate::codec::{Codec, Raw};
+use crate::error::Result;
+use crate::replay::{Replay, Scope, Start};
+use crate::topic::Topic;
+
+impl<T, C: Codec<T>> Topic<T, C> {
+    /// Reads all partitions, in causal order.
+    pub fn replay(&self, start: Start) -> Replay<T, C> {
+        let scope = Scope::Topics(vec![Arc::clone(&self.state)]);
+        Replay::new(Arc::clone(&self.log), Arc::clone(&self.codec), scope, start)
+    }
+
+    /// Reads one partition.
+    ///
+    /// # Errors
+    ///
+    /// A partition that does not exist is an error of kind [`NotFound`](crate::ErrorKind::NotFound), and the first item.
+    pub fn replay_partition(&self, partition: u32, start: Start) -> Replay<T, C> {
+        let scope = Scope::Partition(Arc::clone(&self.state), partition);
+        Replay::new(Arc::clone(&self.log), Arc::clone(&self.codec), scope, start)
+    }
+}
+
+impl Log {
+    /// Reads everything, in causal order; following, also topics that are created later.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+    /// # use annals::{Log, Record, Start, TopicSettings};
+    /// let log = Log::in_memory()?;
+    /// let orders = log.create_raw_topic("orders", TopicSettings::default()).await?;
+    /// let invoices = log.create_raw_topic("invoices", TopicSettings::default()).await?;
+    /// orders.produce(Record::new("paid".into())).await?;
+    /// invoices.produce(Record::new("17 EUR".into())).await?;
+    ///
+    /// let mut history = log.replay(Start::Earliest).blocking()?;
+    /// assert_eq!(history.next()?.unwrap().topic(), "orders");
+    /// assert_eq!(history.next()?.unwrap().topic(), "invoices");
+    /// # Ok(()) }
+    /// ```
+    pub fn replay(&self, start: Start) -> Replay<Bytes, Raw> {
+        Replay::new(Arc::clone(&self.inner), Arc::new(Raw), Scope::Log, start)
+    }
+
+    /// Reads several topics, in causal order.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Closed`](crate::ErrorKind::Closed).
+    pub fn replay_topics<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a str>,
+        start: Start,
+    ) -> Result<Replay<Bytes, Raw>> {
+        let topics = topics.into_iter().map(|name| self.inner.engine.topic(name)).collect::<Result<Vec<_>>>()?;
+        Ok(Replay::new(Arc::clone(&self.inner), Arc::new(Raw), Scope::Topics(topics), start))
+    }
+}

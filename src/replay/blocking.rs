@@ -1,0 +1,203 @@
+//! Reading on a thread, with records that borrow the reader's memory.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use super::reader::{Item, Reader};
+use super::view::RecordView;
+use crate::codec::Codec;
+use crate::error::{Corruption, Error, Result};
+use crate::format::record::{RecordIter, RecordPosition};
+use crate::log::running::Running;
+use crate::record::Message;
+
+/// Reads records on a thread: a *lending* iterator, whose records borrow its memory until the next call.
+///
+/// Made by [`Replay::blocking`](super::Replay::blocking).
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+/// # use annals::{Log, Record, Start, TopicSettings};
+/// # let log = Log::in_memory()?;
+/// # let topic = log.create_raw_topic("lines", TopicSettings::default()).await?;
+/// # topic.produce(Record::new("one".into())).await?;
+/// let mut history = topic.replay(Start::Earliest).blocking()?;
+/// while let Some(record) = history.next()? {
+///     println!("{} {:?}", record.offset(), record.value());
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct BlockingReplay<T, C> {
+    reader: Reader,
+    codec: Arc<C>,
+    current: Option<Current>,
+    /// Keeps the log open.
+    _log: Arc<Running>,
+    values: std::marker::PhantomData<fn() -> T>,
+}
+
+/// The frame that records are lent from.
+#[derive(Debug)]
+pub(super) struct Current {
+    item: Item,
+    position: RecordPosition,
+}
+
+impl Current {
+    /// Begins a frame, before its first record that is wanted.
+    pub(super) fn begin(item: Item, pass_over: &mut u64) -> Result<Self> {
+        let mut records = RecordIter::new(&item.frame.header, &item.frame.body);
+        let mut position = records.state(&item.frame.body);
+        let mut unwanted = item.from - item.frame.header.base_offset;
+        loop {
+            let wanted = unwanted == 0 && *pass_over == 0;
+            if wanted || position.left == 0 {
+                return Ok(Self { item, position });
+            }
+            let skipped = records.next_record().map_err(|why| malformed(&item, why))?;
+            position = records.state(&item.frame.body);
+            let passed = skipped.is_some_and(|record| record.offset >= item.from);
+            unwanted = unwanted.saturating_sub(1);
+            *pass_over -= u64::from(passed && *pass_over > 0);
+        }
+    }
+
+    /// The next record of the frame.
+    #[inline]
+    pub(super) fn next(&mut self) -> Result<Option<RecordView<'_>>> {
+        let Item { topic, partition, frame, .. } = &self.item;
+        let mut records = RecordIter::resume(&frame.header, &frame.body, self.position);
+        match records.next_record() {
+            Ok(Some(record)) => {
+                self.position = records.state(&frame.body);
+                Ok(Some(RecordView::new(topic, *partition, frame.header.commit, record, &frame.body)))
+            }
+            Ok(None) => Ok(None),
+            Err(why) => Err(malformed(&self.item, why)),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.position.left == 0
+    }
+}
+
+fn malformed(item: &Item, why: crate::format::FormatError) -> Error {
+    let header = &item.frame.header;
+    Error::corrupt(
+        format!("a frame whose checksum holds is malformed: {why}"),
+        Corruption {
+            file: format!("topics/{}/{}", item.topic, item.partition),
+            topic: Some(item.topic.to_string()),
+            partition: Some(item.partition),
+            position: 0,
+            first_offset: Some(header.base_offset),
+            next_offset: Some(header.next_offset()),
+        },
+    )
+}
+
+impl<T, C: Codec<T>> BlockingReplay<T, C> {
+    pub(super) fn new(reader: Reader, log: Arc<Running>, codec: Arc<C>) -> Self {
+        Self { reader, codec, current: None, _log: log, values: std::marker::PhantomData }
+    }
+
+    /// The next record, lent until the next call; `None` at the end of what was there when the reading began. A reader that
+    /// [follows](super::Replay::follow) waits instead.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) where bytes are damaged, [`Io`](crate::ErrorKind::Io); following,
+    /// [`Closed`](crate::ErrorKind::Closed) and [`NotFound`](crate::ErrorKind::NotFound) once the log is closed or the topic
+    /// deleted, and all is read.
+    #[expect(clippy::should_implement_trait, reason = "records are lent, which `Iterator` cannot express")]
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<RecordView<'_>>> {
+        if self.current.as_ref().is_none_or(Current::is_over) && !self.advance()? {
+            return Ok(None);
+        }
+        match &mut self.current {
+            Some(current) => current.next(),
+            None => Ok(None),
+        }
+    }
+
+    /// [`next`](Self::next) as a message with a decoded value.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next), and [`Codec`](crate::ErrorKind::Codec) for a value that cannot be decoded: the record is passed
+    /// over, and the next call goes on behind it.
+    pub fn next_message(&mut self) -> Result<Option<Message<T>>> {
+        let message = match self.next()? {
+            Some(view) => view.to_message(),
+            None => return Ok(None),
+        };
+        decode(&*self.codec, message).map(Some)
+    }
+
+    /// Calls `each` with every record up to the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next), and whatever `each` answers.
+    pub fn try_for_each(&mut self, mut each: impl FnMut(RecordView<'_>) -> Result<()>) -> Result<()> {
+        while let Some(record) = self.next()? {
+            each(record)?;
+        }
+        Ok(())
+    }
+
+    /// Moves to the next frame that has a wanted record.
+    fn advance(&mut self) -> Result<bool> {
+        loop {
+            // Dropped first, so that the reader may use the memory again.
+            self.current = None;
+            match self.reader.next()? {
+                Some(item) => {
+                    let current = Current::begin(item, &mut self.reader.pass_over)?;
+                    if !current.is_over() {
+                        self.current = Some(current);
+                        return Ok(true);
+                    }
+                }
+                None if !self.reader.follows() => return Ok(false),
+                None if self.reader.is_listening() => self.wait(),
+                None => self.reader.listen(),
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut cx = Context::from_waker(&waker);
+        while let Poll::Pending = self.reader.poll_changed(&mut cx) {
+            std::thread::park();
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Decodes a message's value; the error says which record it is about.
+pub(super) fn decode<T, C: Codec<T>>(codec: &C, message: Message) -> Result<Message<T>> {
+    message.try_map(|bytes| codec.decode(bytes)).map_err(|(message, error)| {
+        error.in_context(format!(
+            "the value at topic {}, partition {}, offset {} could not be decoded",
+            message.topic(),
+            message.partition(),
+            message.offset()
+        ))
+    })
+}

@@ -1,0 +1,76 @@
+//! Finding, in each partition, the place where reading begins.
+
+use std::sync::Arc;
+
+use super::Start;
+use crate::error::{Error, Result};
+use crate::format::record::RecordIter;
+use crate::partition::Partition;
+use crate::partition::cursor::PartitionCursor;
+use crate::segment::index::Target;
+
+/// The first offset to read of each of `partitions`, and how many records of their merged order to pass over.
+pub(super) fn resolve(partitions: &[Arc<Partition>], start: Start) -> Result<(Vec<u64>, u64)> {
+    let mut pass_over = 0;
+    let offsets = match start {
+        Start::Offset(offset) => match partitions {
+            [partition] => vec![check_offset(partition, offset)?],
+            _ => {
+                return Err(Error::invalid(format!(
+                    "an offset belongs to a single partition, and {} are read; name one, or start at a commit or a time",
+                    partitions.len()
+                )));
+            }
+        },
+        Start::Last(count) => {
+            let available = |partition: &Arc<Partition>| partition.visible_end() - partition.log_start();
+            let offsets: Vec<u64> = partitions
+                .iter()
+                .map(|partition| partition.visible_end() - available(partition).min(count))
+                .collect();
+            let read: u64 = partitions.iter().zip(&offsets).map(|(partition, offset)| partition.visible_end() - offset).sum();
+            pass_over = read.saturating_sub(count);
+            offsets
+        }
+        _ => partitions.iter().map(|partition| resolve_one(partition, start)).collect::<Result<_>>()?,
+    };
+    Ok((offsets, pass_over))
+}
+
+fn resolve_one(partition: &Arc<Partition>, start: Start) -> Result<u64> {
+    match start {
+        Start::Latest => Ok(partition.visible_end()),
+        Start::Timestamp(time) => first_at(partition, time.timestamp_micros()),
+        Start::Commit(commit) => partition.find(Target::Commit(commit)),
+        Start::Earliest | Start::Offset(_) | Start::Last(_) => Ok(partition.log_start()),
+    }
+}
+
+fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
+    let range = partition.range();
+    if (range.log_start..=range.high_watermark).contains(&offset) {
+        return Ok(offset);
+    }
+    let owner = &partition.owner;
+    Err(Error::out_of_range(
+        format!(
+            "offset {offset} of topic {}, partition {} is outside {} to {}",
+            owner.topic, owner.partition, range.log_start, range.high_watermark
+        ),
+        range,
+    ))
+}
+
+/// The first record, within the first frame that has one, with this time or a later one.
+fn first_at(partition: &Arc<Partition>, timestamp: i64) -> Result<u64> {
+    let found = partition.find(Target::Timestamp(timestamp))?;
+    let mut cursor = PartitionCursor::new(Arc::clone(partition), found);
+    let Some(frame) = cursor.next_frame(u64::MAX)? else { return Ok(found) };
+    let mut records = RecordIter::new(&frame.header, &frame.body);
+    while let Ok(Some(record)) = records.next_record() {
+        if record.timestamp >= timestamp {
+            return Ok(record.offset);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,64 @@
+//! What the records of a simulation hold: all of it follows from one number, so a record that is read can be compared byte by
+//! byte with nothing kept but that.
+
+use super::dice::Dice;
+use super::{Verdict, ensure};
+use crate::format::record::{FrameBuilder, RawRecord};
+
+/// More than any record below takes in a frame, its value aside.
+const AROUND_VALUE_BYTES: usize = 160;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(&'static str, Option<Vec<u8>>)>,
+    timestamp: i64,
+}
+
+/// The record of this number.
+pub(super) fn content(id: u64) -> Content {
+    let dice = Dice::new(id ^ 0x5ca1_ab1e);
+    let shape = dice.below(64);
+    let size = match shape {
+        0..=1 => dice.within(600, 2500),
+        2..=15 => dice.within(100, 400),
+        _ => dice.below(40),
+    };
+    let mut value = id.to_le_bytes().to_vec();
+    value.extend((0..size).map(|at| (id as u8).wrapping_add((at as u8).wrapping_mul(31))));
+    let is_tombstone = shape == 63;
+    let key = (is_tombstone || dice.one_in(3)).then(|| id.to_le_bytes().to_vec());
+    let headers = match dice.below(8) {
+        0 => vec![("trace", Some(id.to_be_bytes().to_vec())), ("seen", None)],
+        1 => vec![("empty", Some(Vec::new()))],
+        _ => Vec::new(),
+    };
+    Content { key, value: (!is_tombstone).then_some(value), headers, timestamp: dice.below(1 << 40) as i64 - (1 << 39) }
+}
+
+impl Content {
+    /// Bytes in a frame, at the most.
+    pub(super) fn size_max(&self) -> usize {
+        AROUND_VALUE_BYTES + self.value.as_ref().map_or(0, Vec::len)
+    }
+
+    pub(super) fn push_to(&self, builder: &mut FrameBuilder) {
+        let headers = self.headers.iter().map(|(name, value)| (*name, value.as_deref()));
+        builder.push(self.timestamp, self.key.as_deref(), self.value.as_deref(), headers);
+    }
+}
+
+/// Which record this is, if it is byte for byte the one that was sent.
+pub(super) fn identify(record: &RawRecord<'_>) -> Verdict<u64> {
+    let id = record.value.or(record.key).and_then(|bytes| bytes.first_chunk::<8>());
+    let id = u64::from_le_bytes(*id.ok_or_else(|| format!("a record that nobody sent: {record:?}"))?);
+    let expected = content(id);
+    let same = record.key == expected.key.as_deref()
+        && record.value == expected.value.as_deref()
+        && record.timestamp == expected.timestamp
+        && record.headers.len() == expected.headers.len()
+        && record.headers.iter().eq(expected.headers.iter().map(|(name, value)| (*name, value.as_deref())));
+    ensure!(same, "record {id} is not what was sent: {record:?}");
+    Ok(id)
+}

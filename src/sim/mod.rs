@@ -1,0 +1,37 @@
+//! The proof by simulation: the engine on a disk that loses power, fails and lies, judged after every crash by a model that
+//! knows what was sent, what was acknowledged, and nothing about how the engine does it.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | [`power_loss`] | random lives with faults and power losses; `ANNALS_SIM_SEED=n` runs one seed and tells each step |
+//! | [`planted`] | each deliberate defect of [`crate::planted`] is found by the above |
+//! | [`kth_call`] | every single call to the disk fails once, and from then on |
+//! | [`damage`] | every byte cut, every bit flipped, in every file of a small log |
+//! | [`rows`] | what docs/RELIABILITY.md promises for one situation each |
+//!
+//! Everything is single-threaded and follows from the seed.
+
+mod content;
+mod damage;
+mod dice;
+mod judge;
+mod kth_call;
+mod model;
+mod ops;
+mod planted;
+mod power_loss;
+mod rows;
+mod world;
+
+/// What a check has found wrong, or nothing.
+type Verdict<T = ()> = Result<T, String>;
+
+/// Fails the check around it with a sentence.
+macro_rules! ensure {
+    ($holds:expr, $($sentence:tt)+) => {
+        if !$holds {
+            return Err(format!($($sentence)+));
+        }
+    };
+}
+use ensure;

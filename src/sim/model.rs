@@ -1,0 +1,173 @@
+//! What must be true of a log, as a list of what was sent and how it was answered.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::content::content;
+use super::{Verdict, ensure};
+use crate::log::settings::Durability;
+
+/// A partition: the number of its topic (names are used again, numbers are not), and its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    pub(super) topic: u32,
+    pub(super) partition: u32,
+}
+
+/// How an append was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Not yet, or by a failed sync, or by the end of the process: it may be there or not.
+    Unknown,
+    Acknowledged,
+    /// "Nothing was written."
+    Refused,
+}
+
+/// One append call: records that are there together or not at all.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub(super) place: Place,
+    pub(super) first: u64,
+    pub(super) count: u64,
+    pub(super) producer: u64,
+    /// Which attempt to commit it belongs to: no two of them may share a commit number.
+    pub(super) attempt: (u64, u32),
+    /// The unit of this life that it is part of.
+    pub(super) unit: Option<usize>,
+    /// The highest commit number acknowledged when it was sent: its own must be higher.
+    pub(super) after_commit: u64,
+    pub(super) fate: Fate,
+}
+
+/// A record at its offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) id: u64,
+    pub(super) commit: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct PartitionModel {
+    /// What is at each offset: found by the last recovery, or acknowledged since.
+    pub(super) known: Vec<Slot>,
+    /// How many of them a power loss must leave.
+    pub(super) floor: u64,
+    /// How many of them the end of the process must leave.
+    pub(super) kill_floor: u64,
+}
+
+/// Whether a topic is there after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existence {
+    Certain,
+    /// Its creation or deletion was not acknowledged; nobody touches it in this life.
+    Open,
+}
+
+#[derive(Debug)]
+pub(super) struct TopicModel {
+    pub(super) number: u32,
+    pub(super) durability: Durability,
+    pub(super) existence: Existence,
+    pub(super) partitions: Vec<PartitionModel>,
+    /// The partitions there may be, if adding some was not acknowledged.
+    pub(super) partitions_max: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) topics: BTreeMap<String, TopicModel>,
+    pub(super) appends: Vec<Append>,
+    /// The appends of each unit of this life.
+    pub(super) units: Vec<Vec<usize>>,
+    /// The attempt that each commit number was first seen with.
+    commits: HashMap<u64, (u64, u32)>,
+    /// Counts attempts to commit.
+    pub(super) attempt: u64,
+    pub(super) highest_acked: u64,
+    /// The append that this life began with.
+    pub(super) life_began: usize,
+    next_id: u64,
+    next_topic: u32,
+}
+
+impl Model {
+    pub(super) fn topic(&mut self, name: &str, durability: Durability, existence: Existence, partitions: usize) {
+        let number = self.next_topic;
+        self.next_topic += 1;
+        let partitions_max = partitions;
+        let partitions = (0..partitions).map(|_| PartitionModel::default()).collect();
+        let topic = TopicModel { number, durability, existence, partitions, partitions_max };
+        self.topics.insert(name.to_owned(), topic);
+    }
+
+    pub(super) fn partition(&mut self, place: Place) -> Option<&mut PartitionModel> {
+        let topic = self.topics.values_mut().find(|topic| topic.number == place.topic)?;
+        topic.partitions.get_mut(place.partition as usize)
+    }
+
+    /// Notes that `count` records go to `place`.
+    pub(super) fn send(&mut self, place: Place, count: u64, producer: u64, unit: Option<usize>) -> usize {
+        let first = self.next_id;
+        self.next_id += count;
+        let part = unit.map_or(0, |unit| unit as u32 + 1);
+        self.appends.push(Append {
+            place,
+            first,
+            count,
+            producer,
+            attempt: (self.attempt, part),
+            unit,
+            after_commit: self.highest_acked,
+            fate: Fate::Unknown,
+        });
+        self.appends.len() - 1
+    }
+
+    /// Bytes of an append in a frame, at the most.
+    pub(super) fn size_max(&self, append: usize) -> usize {
+        let Append { first, count, .. } = self.appends[append];
+        (first..first + count).map(|id| content(id).size_max()).sum::<usize>() + 128
+    }
+
+    /// Which append a record belongs to.
+    pub(super) fn append_of(&self, id: u64) -> Verdict<usize> {
+        let after = self.appends.partition_point(|append| append.first <= id);
+        match after.checked_sub(1) {
+            Some(index) if id < self.appends[index].first + self.appends[index].count => Ok(index),
+            _ => Err(format!("record {id} was never sent")),
+        }
+    }
+
+    /// Notes an acknowledgement.
+    pub(super) fn acknowledge(&mut self, append: usize, offset: u64, commit: u64) -> Verdict {
+        self.appends[append].fate = Fate::Acknowledged;
+        let Append { place, first, count, .. } = self.appends[append];
+        self.check_commit(append, commit)?;
+        self.highest_acked = self.highest_acked.max(commit);
+        let Some(partition) = self.partition(place) else { return Err(format!("{place:?} does not exist")) };
+        let end = partition.known.len() as u64;
+        ensure!(offset == end, "append {append} to {place:?} was acknowledged at {offset}, but {end} comes next");
+        partition.known.extend((first..first + count).map(|id| Slot { id, commit }));
+        Ok(())
+    }
+
+    /// A commit number belongs to one attempt only, and is higher than all that were acknowledged before it was sent.
+    pub(super) fn check_commit(&mut self, append: usize, commit: u64) -> Verdict {
+        let Append { attempt, after_commit, .. } = self.appends[append];
+        let first = *self.commits.entry(commit).or_insert(attempt);
+        ensure!(first == attempt, "commit {commit} of attempt {attempt:?} was used before, by attempt {first:?}");
+        ensure!(
+            commit > after_commit,
+            "append {append} has commit {commit}, but commit {after_commit} was acknowledged before it was sent"
+        );
+        Ok(())
+    }
+
+    /// A new life of the process: what was open in the last one is settled.
+    pub(super) fn begin_life(&mut self) {
+        self.units.clear();
+        self.life_began = self.appends.len();
+        self.attempt += 1;
+    }
+}

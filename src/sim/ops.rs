@@ -1,0 +1,374 @@
+//! What a process does with its log, one step after the other.
+
+use std::sync::Arc;
+
+use super::content::content;
+use super::judge;
+use super::model::{Existence, Fate, Place};
+use super::world::World;
+use super::{Verdict, ensure};
+use crate::error::{Error, ErrorKind};
+use crate::format::record::FrameBuilder;
+use crate::log::committer::{Group, Refused, Ticket};
+use crate::log::engine::Engine;
+use crate::log::settings::{Durability, TopicSettings};
+use crate::partition::Partition;
+
+/// Appends that wait for their commit.
+pub(super) struct Pending {
+    appends: Vec<usize>,
+    partitions: Vec<Arc<Partition>>,
+    producer: u64,
+    bytes: usize,
+    answer: Answer,
+}
+
+enum Answer {
+    Single(Ticket),
+    Unit(Arc<Group>),
+}
+
+impl Answer {
+    fn group(&self) -> &Arc<Group> {
+        match self {
+            Self::Single(ticket) => &ticket.group,
+            Self::Unit(group) => group,
+        }
+    }
+}
+
+/// A partition that an append goes to.
+struct Goal {
+    place: Place,
+    partition: Arc<Partition>,
+    durability: Durability,
+}
+
+impl World {
+    pub(super) fn step(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
+        self.pass_time();
+        if self.model.topics.is_empty() {
+            return self.create_topic(engine);
+        }
+        if self.dice.one_in(self.mix.topic_changes_one_in) {
+            return self.change_topics(engine);
+        }
+        if self.dice.one_in(self.mix.units_one_in) {
+            return self.unit(engine, pending);
+        }
+        match self.dice.below(20) {
+            0..=10 => self.append(engine, pending),
+            11..=15 => self.settle(engine, pending),
+            16..=17 => self.upkeep(engine),
+            18 => self.checkpoint(engine),
+            _ => self.look(engine),
+        }
+    }
+
+    /// Judges an error that the process was answered with.
+    pub(super) fn allow(&self, error: &Error) -> Verdict {
+        let kinds = [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Poisoned];
+        ensure!(self.troubled || self.disk.is_off(), "nothing has failed, yet: {error:?}");
+        ensure!(kinds.contains(&error.kind()), "a failed call became {error:?}");
+        Ok(())
+    }
+
+    /// What an append that was answered with an error may have left.
+    fn fate(&self, error: &Error) -> Fate {
+        let is_settled = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull | ErrorKind::NotFound);
+        if is_settled && !self.disk.is_off() { Fate::Refused } else { Fate::Unknown }
+    }
+
+    fn goal(&self, engine: &Engine) -> Verdict<Option<Goal>> {
+        let topics: Vec<_> =
+            self.model.topics.iter().filter(|(_, topic)| topic.existence == Existence::Certain).collect();
+        if topics.is_empty() {
+            return Ok(None);
+        }
+        let (name, topic) = topics[self.dice.index(topics.len())];
+        let number = self.dice.index(topic.partitions.len()) as u32;
+        let partition = engine
+            .topic(name)
+            .and_then(|topic| topic.partition(number))
+            .map_err(|error| format!("topic {name} has no partition {number}: {error}"))?;
+        let place = Place { topic: topic.number, partition: number };
+        Ok(Some(Goal { place, partition, durability: topic.durability }))
+    }
+
+    fn builder(&self, append: usize) -> FrameBuilder {
+        let mut builder = FrameBuilder::new();
+        self.fill(append, &mut builder);
+        builder
+    }
+
+    fn fill(&self, append: usize, builder: &mut FrameBuilder) {
+        let append = &self.model.appends[append];
+        (append.first..append.first + append.count).for_each(|id| content(id).push_to(builder));
+    }
+
+    /// Commits what waits if the producer needs the answer, or if more would not fit into a commit.
+    fn make_way(&mut self, engine: &Engine, pending: &mut Vec<Pending>, producer: u64, bytes: usize) -> Verdict {
+        let waiting: usize = pending.iter().map(|pending| pending.bytes).sum();
+        // A producer waits for the answer to its unit before it sends on.
+        let has_unit = |pending: &Pending| pending.producer == producer && matches!(pending.answer, Answer::Unit(_));
+        let limit = (self.log.journal_bytes as usize - 64).min(self.log.commit_bytes_max as usize);
+        if pending.iter().any(has_unit) || waiting + bytes > limit {
+            self.settle(engine, pending)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
+        let Some(Goal { place, partition, durability }) = self.goal(engine)? else { return Ok(()) };
+        let producer = self.dice.below(3);
+        let count = if self.dice.one_in(4) { self.dice.within(2, 4) } else { 1 };
+        let relaxed = durability != Durability::Sync && !self.dice.one_in(5);
+        let here = |pending: &Pending| pending.partitions.iter().any(|other| Arc::ptr_eq(other, &partition));
+        if relaxed && pending.iter().any(here) {
+            // Who mixes levels waits in between.
+            self.settle(engine, pending)?;
+        }
+        if relaxed {
+            return self.append_relaxed(engine, &Goal { place, partition, durability }, count, producer);
+        }
+        self.make_way(engine, pending, producer, 13_000)?;
+        let append = self.model.send(place, count, producer, None);
+        let len = self.model.size_max(append);
+        self.say(|| format!("append {append}: {count} to {place:?}"));
+        match engine.enqueue(&partition, len, |builder| self.fill(append, builder)) {
+            Ok(ticket) => pending.push(Pending {
+                appends: vec![append],
+                partitions: vec![partition],
+                producer,
+                bytes: len + 256,
+                answer: Answer::Single(ticket),
+            }),
+            Err(Refused::Full) => return Err("a commit that fits was refused".to_owned()),
+            Err(Refused::Failed(error)) => {
+                self.model.appends[append].fate = Fate::Refused;
+                self.allow(&error)?;
+                ensure!(error.kind() == ErrorKind::Poisoned, "an append was refused with {error:?}");
+                ensure!(partition.failure().is_some(), "{place:?} is not poisoned, yet {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn append_relaxed(&mut self, engine: &Engine, goal: &Goal, count: u64, producer: u64) -> Verdict {
+        let Goal { place, partition, durability } = goal;
+        let append = self.model.send(*place, count, producer, None);
+        let len = self.model.size_max(append);
+        self.say(|| format!("append {append}, relaxed: {count} to {place:?}"));
+        let was_failed = partition.failure().is_some();
+        let hit = self.disk.faults_hit();
+        let written = engine.append_relaxed(partition, *durability, len, |builder| self.fill(append, builder));
+        self.model.attempt += 1;
+        self.model.appends[append].attempt.0 = self.model.attempt;
+        match written {
+            Ok(written) => self.model.acknowledge(append, written.base_offset, written.commit),
+            Err(error) => {
+                self.say(|| format!("refused: {error}"));
+                self.allow(&error)?;
+                let explained = was_failed || self.disk.is_off() || self.limited || self.disk.faults_hit() > hit;
+                ensure!(explained, "nothing failed in this append, yet {error:?}");
+                self.model.appends[append].fate = self.fate(&error);
+                Ok(())
+            }
+        }
+    }
+
+    fn unit(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
+        let producer = self.dice.below(3);
+        self.make_way(engine, pending, producer, 13_000)?;
+        let number = self.model.units.len();
+        let (mut appends, mut frames, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for _ in 0..self.dice.within(1, 4) {
+            let Some(Goal { place, partition, .. }) = self.goal(engine)? else { return Ok(()) };
+            if places.contains(&place) || bytes > 8000 {
+                continue;
+            }
+            let append = self.model.send(place, self.dice.within(1, 2), producer, Some(number));
+            bytes += self.model.size_max(append) + 256;
+            frames.push((partition, self.builder(append)));
+            places.push(place);
+            appends.push(append);
+        }
+        self.say(|| format!("unit {number} of appends {appends:?} to {places:?}"));
+        self.model.units.push(appends.clone());
+        let partitions = frames.iter().map(|(partition, _)| Arc::clone(partition)).collect();
+        match engine.committer.enqueue_unit(frames) {
+            Ok(group) => {
+                let answer = Answer::Unit(group);
+                pending.push(Pending { appends, partitions, producer, bytes, answer });
+                Ok(())
+            }
+            Err((refused, _)) => Err(format!("a unit was not taken: {refused:?}")),
+        }
+    }
+
+    /// Leads commits until nothing waits, and looks at the answers.
+    fn settle(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
+        self.settle_since(engine, pending, self.disk.faults_hit())
+    }
+
+    /// The same, where the commits may have begun when `hit` faults had been hit.
+    pub(super) fn settle_since(&mut self, engine: &Engine, pending: &mut Vec<Pending>, hit: u64) -> Verdict {
+        while engine.lead() {}
+        let quiet = self.disk.faults_hit() == hit && !self.limited && !self.disk.is_off();
+        self.model.attempt += 1;
+        for append in pending.iter().flat_map(|pending| &pending.appends) {
+            self.model.appends[*append].attempt.0 = self.model.attempt;
+        }
+        let mut acknowledged = Vec::new();
+        for Pending { appends, partitions, answer, .. } in pending.drain(..) {
+            let group = answer.group();
+            let Some(outcome) = group.outcome() else { return Err(format!("appends {appends:?} were never answered")) };
+            match outcome {
+                Ok(outcome) => {
+                    let first = match &answer {
+                        Answer::Single(ticket) => ticket.offset(outcome),
+                        Answer::Unit(_) => outcome.base_offset,
+                    };
+                    let offsets = std::iter::once(first).chain(outcome.others.iter().copied());
+                    acknowledged.extend(appends.into_iter().zip(offsets).map(|(append, offset)| (offset, append, outcome.commit)));
+                }
+                Err(error) => {
+                    self.say(|| format!("appends {appends:?} failed: {error}"));
+                    let deleted = error.kind() == ErrorKind::NotFound && partitions.iter().any(|p| p.closed().is_some());
+                    if !deleted {
+                        self.allow(error)?;
+                        self.explain(error, quiet, &partitions)?;
+                    }
+                    let fate = self.fate(error);
+                    appends.into_iter().for_each(|append| self.model.appends[append].fate = fate);
+                }
+            }
+        }
+        // In the order of the offsets, which need not be that of the answers.
+        acknowledged.sort_unstable();
+        for (offset, append, commit) in acknowledged {
+            self.say(|| format!("append {append} is at {offset}, commit {commit}"));
+            self.model.acknowledge(append, offset, commit)?;
+            self.stats.acknowledged += 1;
+        }
+        Ok(())
+    }
+
+    /// An append fails because a call failed just now, or because of what failed before: its partition or the journal.
+    fn explain(&mut self, error: &Error, quiet: bool, partitions: &[Arc<Partition>]) -> Verdict {
+        let poisoned = partitions.iter().any(|partition| partition.failure().is_some());
+        if !quiet {
+            self.journal_failed |= error.to_string().contains("a sync of the journal failed");
+            return Ok(());
+        }
+        ensure!(poisoned || self.journal_failed, "nothing failed in this commit, yet {error:?}");
+        Ok(())
+    }
+
+    fn upkeep(&mut self, engine: &Engine) -> Verdict {
+        self.say(|| "upkeep".to_owned());
+        let hit = self.disk.faults_hit();
+        engine.do_upkeep(Self::ALL);
+        if self.disk.faults_hit() > hit || self.disk.is_off() || self.limited {
+            return Ok(());
+        }
+        for topic in engine.topics() {
+            let Some(known) = self.model.topics.get(&*topic.name) else { continue };
+            if !judge::is_interval(known.durability) || known.existence != Existence::Certain {
+                continue;
+            }
+            for (partition, known) in topic.partitions().iter().zip(&known.partitions) {
+                let (durable, acked) = (partition.durable_end(), known.known.len() as u64);
+                ensure!(
+                    durable == acked || partition.failure().is_some(),
+                    "after its interval {:?} is durable up to {durable} of {acked}",
+                    partition.owner
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, engine: &Engine) -> Verdict {
+        self.say(|| "checkpoint".to_owned());
+        match engine.checkpoint() {
+            Ok(()) => Ok(()),
+            Err(error) => self.allow(&error),
+        }
+    }
+
+    fn look(&mut self, engine: &Engine) -> Verdict {
+        for topic in engine.topics() {
+            let Some(known) = self.model.topics.get(&*topic.name) else { continue };
+            if known.existence == Existence::Certain {
+                for (number, partition) in topic.partitions().iter().enumerate() {
+                    self.stats.records += judge::visible(known, number, partition)?;
+                }
+            }
+        }
+        let topics = engine.topics();
+        let partitions: Vec<_> = topics.iter().flat_map(|topic| topic.partitions().to_vec()).collect();
+        let horizon = engine.horizon(partitions.iter());
+        let highest = self.model.highest_acked;
+        ensure!(horizon > highest, "the horizon is {horizon} though commit {highest} was acknowledged");
+        Ok(())
+    }
+
+    fn create_topic(&mut self, engine: &Engine) -> Verdict {
+        // A name of a topic that was deleted is taken again now and then.
+        let free = (0..self.next_topic).map(|n| format!("t{n}")).find(|name| !self.model.topics.contains_key(name));
+        let name = free.filter(|_| self.dice.one_in(2)).unwrap_or_else(|| format!("t{}", self.next_topic));
+        self.next_topic += 1;
+        let interval = Durability::Interval(std::time::Duration::from_millis(50));
+        let durability = self.dice.pick(&[Durability::Sync, Durability::Sync, Durability::Os, interval]);
+        let partitions = self.dice.within(1, self.mix.partitions_max) as u32;
+        let settings = TopicSettings::default()
+            .partitions(partitions)
+            .durability(durability)
+            .segment_bytes_max(self.mix.segment_bytes_max)
+            .record_bytes_max(4096);
+        self.say(|| format!("create {name}: {settings:?}"));
+        let existence = match engine.create_topic(&name, settings) {
+            Ok(_) => Existence::Certain,
+            Err(error) => {
+                self.allow(&error)?;
+                Existence::Open
+            }
+        };
+        self.model.topic(&name, durability, existence, partitions as usize);
+        Ok(())
+    }
+
+    fn change_topics(&mut self, engine: &Engine) -> Verdict {
+        let certain = self.model.topics.iter().filter(|(_, topic)| topic.existence == Existence::Certain);
+        let names: Vec<String> = certain.map(|(name, _)| name.clone()).collect();
+        if names.is_empty() || self.model.topics.len() < 3 && self.dice.one_in(2) {
+            return self.create_topic(engine);
+        }
+        let name = &names[self.dice.index(names.len())];
+        let count = self.model.topics[name].partitions.len();
+        if self.dice.one_in(2) || count >= 5 {
+            self.say(|| format!("delete {name}"));
+            match engine.delete_topic(name) {
+                Ok(()) => drop(self.model.topics.remove(name)),
+                Err(error) => {
+                    self.say(|| format!("not deleted: {error}"));
+                    self.allow(&error)?;
+                    self.model.topics.get_mut(name).expect("it is there").existence = Existence::Open;
+                }
+            }
+            return Ok(());
+        }
+        let more = count + self.dice.within(1, 2) as usize;
+        self.say(|| format!("add partitions to {name}: {more}"));
+        let added = engine.add_partitions(name, more as u32);
+        let known = self.model.topics.get_mut(name).expect("it is there");
+        known.partitions_max = known.partitions_max.max(more);
+        match added {
+            Ok(_) => known.partitions.resize_with(more, Default::default),
+            Err(error) => self.allow(&error)?,
+        }
+        Ok(())
+    }
+}
