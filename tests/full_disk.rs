@@ -70,9 +70,17 @@ struct Topics {
 }
 
 const WAYS: [Way; 4] = [
-    Way { name: "synced", records: 1, append: |_, topics, number| topics.synced.blocking_produce(record(number)).map(drop) },
+    Way {
+        name: "synced",
+        records: 1,
+        append: |_, topics, number| topics.synced.blocking_produce(record(number)).map(drop),
+    },
     Way { name: "os", records: 1, append: |_, topics, number| topics.os.blocking_produce(record(number)).map(drop) },
-    Way { name: "interval", records: 1, append: |_, topics, number| topics.interval.blocking_produce(record(number)).map(drop) },
+    Way {
+        name: "interval",
+        records: 1,
+        append: |_, topics, number| topics.interval.blocking_produce(record(number)).map(drop),
+    },
     Way {
         name: "several",
         records: 6,

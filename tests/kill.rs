@@ -288,7 +288,11 @@ fn check(log: &Log, seed: u64, from: &Checked, acknowledged: &Acknowledged) -> (
             commits: Vec::new(),
         });
         let planned = &step.step.records[id.index as usize];
-        assert_eq!((TOPICS[planned.topic].name, planned.partition), (record.topic(), record.partition()), "{id:?}: its place");
+        assert_eq!(
+            (TOPICS[planned.topic].name, planned.partition),
+            (record.topic(), record.partition()),
+            "{id:?}: its place"
+        );
         assert_eq!(record.value(), Some(&planned.value()[..]), "{id:?}: its bytes");
         assert_eq!(record.key(), Some(&planned.key()[..]), "{id:?}: its key");
         assert!(step.indexes.insert(id.index), "{id:?} is there twice");
@@ -327,9 +331,15 @@ fn check_steps(found: &HashMap<(u32, u32, u32), Found>, acknowledged: &Acknowled
             assert!(hole.is_none(), "{name}: {:?} is lost, and {:?} behind it is there", record.id, hole.unwrap().id);
         }
         if let Some(before) = step.checked_sub(1) {
-            assert!(acknowledged.steps.contains(&(run, thread, before)), "{name}: sent before step {before} was acknowledged");
+            assert!(
+                acknowledged.steps.contains(&(run, thread, before)),
+                "{name}: sent before step {before} was acknowledged"
+            );
             let before = &found[&(run, thread, before)];
-            assert!(before.commits.iter().max() < this.commits.iter().min(), "{name}: commits follow the acknowledgements");
+            assert!(
+                before.commits.iter().max() < this.commits.iter().min(),
+                "{name}: commits follow the acknowledgements"
+            );
         }
     }
 }

@@ -105,7 +105,10 @@ fn trace(dir: &Path) -> String {
     let to = dir.join("trace");
     let traced = Command::new("strace")
         .args(["-f", "-y", "-s", "65536", "-e", "signal=none"])
-        .args(["-e", "trace=openat,write,writev,pwrite64,pwritev,pwritev2,fdatasync,fsync,sync_file_range,syncfs,msync"])
+        .args([
+            "-e",
+            "trace=openat,write,writev,pwrite64,pwritev,pwritev2,fdatasync,fsync,sync_file_range,syncfs,msync",
+        ])
         .arg("-o")
         .arg(&to)
         .arg(std::env::current_exe().unwrap())
@@ -188,7 +191,8 @@ fn synced_before(calls: &[Call], bytes: &str, ack: &str) -> Result<(), String> {
     if writes.is_empty() {
         return Err(format!("{bytes} was acknowledged, and written nowhere before"));
     }
-    let is_synced = |write: &Call| earlier().any(|call| call.is_sync() && call.path == write.path && call.started > write.ended);
+    let is_synced =
+        |write: &Call| earlier().any(|call| call.is_sync() && call.path == write.path && call.started > write.ended);
     if writes.iter().any(|write| is_synced(write)) {
         return Ok(());
     }
