@@ -78,7 +78,7 @@ fn append(engine: &Engine, topic: &str, partition: u32, numbers: std::ops::Range
             engine.lead();
             ticket.group.wait().clone().unwrap();
         }
-        relaxed => drop(engine.append_relaxed(&partition, relaxed, 1000, fill).unwrap()),
+        relaxed => drop(engine.append_relaxed(&partition, relaxed, fill).unwrap()),
     }
 }
 
