@@ -60,6 +60,39 @@ pub(crate) enum Bug {
 }
 
 #[cfg(test)]
+impl Bug {
+    /// All of them.
+    pub(crate) const ALL: &[Self] = &[
+        Self::AckBeforeSync,
+        Self::JournalAckBeforeSync,
+        Self::VisibleBeforeSync,
+        Self::SegmentDirNotSynced,
+        Self::SegmentHeaderNotSynced,
+        Self::TopicDirNotSynced,
+        Self::RetriedSync,
+        Self::ResyncPastHole,
+        Self::BodyNotChecked,
+        Self::IncarnationIgnored,
+        Self::AdoptedTailNotSynced,
+        Self::CheckpointBeforeSync,
+        Self::JournalNotRedone,
+        Self::PartialRedo,
+        Self::OldJournalIgnored,
+        Self::RotTruncated,
+        Self::FailedWriteAdvances,
+        Self::CommitNumbersReused,
+        Self::ManifestOneSlot,
+        Self::CleanMarkStays,
+        Self::BatchSplit,
+        Self::ReceiptOffByOne,
+        Self::RoomNotMade,
+        Self::CommitSplit,
+        Self::CheckpointAhead,
+        Self::CutNotSaved,
+    ];
+}
+
+#[cfg(test)]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }

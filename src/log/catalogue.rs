@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
@@ -56,10 +57,15 @@ pub(super) fn load(env: &Env, root: &Path) -> Result<Vec<FoundTopic>> {
     let storage = &*env.storage;
     let entries =
         storage.list(&topics).map_err(|error| Error::io(format!("cannot list {}", topics.display()), error))?;
+    let is_left_over = |name: &str| name.starts_with(CREATING) || name.starts_with(DELETED);
+    if entries.iter().any(|entry| is_left_over(&entry.name)) {
+        // A topic that a power loss brings back under its own name must not come back without its files.
+        sync_dir(env, &topics)?;
+    }
     let mut found = Vec::new();
     for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Dir) {
         let dir = topics.join(&entry.name);
-        if entry.name.starts_with(CREATING) || entry.name.starts_with(DELETED) {
+        if is_left_over(&entry.name) {
             remove_tree(storage, &dir).map_err(|error| Error::io(format!("cannot remove {}", dir.display()), error))?;
             continue;
         }
@@ -85,6 +91,23 @@ pub(super) fn load(env: &Env, root: &Path) -> Result<Vec<FoundTopic>> {
         found.push(FoundTopic { dir, file });
     }
     Ok(found)
+}
+
+fn sync_dir(env: &Env, dir: &Path) -> Result<()> {
+    env.storage.sync_dir(dir).map_err(|error| Error::io(format!("cannot sync the directory {}", dir.display()), error))
+}
+
+/// Makes the names of all topics, partitions and segments durable.
+pub(super) fn sync_names<'a>(env: &Env, root: &Path, topics: impl Iterator<Item = (&'a Path, u32)>) -> Result<()> {
+    sync_dir(env, root)?;
+    sync_dir(env, &root.join(TOPICS_DIR))?;
+    for (dir, partitions) in topics {
+        sync_dir(env, dir)?;
+        for number in 0..partitions {
+            sync_dir(env, &partition_dir(dir, number))?;
+        }
+    }
+    Ok(())
 }
 
 fn is_partitioned(env: &Env, dir: &Path) -> Result<bool> {
@@ -133,10 +156,7 @@ impl Engine {
         let file = TopicFile::new(Uuid::from_u128(id), &*name, now, settings.clone());
         let built = self.build(&temporary, &dir, &name, &file);
         if let Err(error) = built {
-            // Best effort: the next open removes what this leaves.
-            if let Err(second) = remove_tree(&*self.env.storage, &temporary) {
-                tracing::debug!(error = %second, "an unfinished topic is left to the next open");
-            }
+            self.undo_build(&temporary, &dir);
             return Err(error);
         }
         let mut partitions = Vec::with_capacity(settings.partitions as usize);
@@ -187,6 +207,24 @@ impl Engine {
         storage.sync_dir(&self.root.join(TOPICS_DIR)).map_err(failed)
     }
 
+    /// Takes a topic away that could not be made durable. Best effort: the next open does the same.
+    fn undo_build(&self, temporary: &Path, dir: &Path) {
+        let storage = &*self.env.storage;
+        let topics = self.root.join(TOPICS_DIR);
+        let undo = || -> io::Result<()> {
+            if storage.list(temporary).is_err() && storage.list(dir).is_ok() {
+                self.names_unknown.store(true, Ordering::Relaxed);
+                storage.rename(dir, temporary)?;
+                // Before anything in it is removed, or a power loss may bring the topic back without it.
+                storage.sync_dir(&topics)?;
+            }
+            remove_tree(storage, temporary)
+        };
+        if let Err(error) = undo() {
+            tracing::debug!(%error, "an unfinished topic is left to the next open");
+        }
+    }
+
     fn build_partition(&self, topic_dir: &Path, name: &Arc<str>, id: u128, number: u32) -> Result<()> {
         let storage = &*self.env.storage;
         let dir = partition_dir(topic_dir, number);
@@ -230,13 +268,16 @@ impl Engine {
         let failed = |error| Error::io(format!("cannot add partitions to topic {name}"), error);
         let mut partitions = topic.partitions().to_vec();
         for number in old.partitions..count {
-            // What an earlier attempt left is beyond the topic's count: nobody has ever written to it.
-            remove_tree(&*self.env.storage, &partition_dir(&dir, number)).map_err(failed)?;
+            // What an earlier attempt left is made anew, but never missing: the topic's file may count it already, if all
+            // that failed was a sync.
             self.build_partition(&dir, &topic.name, topic.id, number)?;
             partitions.push(self.open_partition(&topic.name, topic.id, number, &dir, &settings)?);
         }
         let file = TopicFile::new(Uuid::from_u128(topic.id), name, topic.created_at, settings.clone());
-        replace_file(&*self.env.storage, &dir, TOPIC_FILE_NAME, &file.encode()?).map_err(failed)?;
+        replace_file(&*self.env.storage, &dir, TOPIC_FILE_NAME, &file.encode()?).map_err(|error| {
+            self.names_unknown.store(true, Ordering::Relaxed);
+            failed(error)
+        })?;
         topic.grow(settings, partitions);
         self.catalogue_changed.notify(usize::MAX);
         Ok(topic)
@@ -255,7 +296,10 @@ impl Engine {
         topic.close(&Error::new(ErrorKind::NotFound, format!("topic {name} has been deleted")));
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.catalogue_changed.notify(usize::MAX);
-        storage.sync_dir(&topics).map_err(failed)?;
+        storage.sync_dir(&topics).map_err(|error| {
+            self.names_unknown.store(true, Ordering::Relaxed);
+            failed(error)
+        })?;
         remove_tree(storage, &aside).map_err(failed)
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 
+use super::catalogue::{TOPICS_DIR, sync_names};
 use super::checkpoint::{CHECKPOINT_BYTES, CHECKPOINT_BYTES_RELAXED, Checkpointed};
 use super::committer::{Committer, Refused, Ticket};
 use super::manifest_file::ManifestFile;
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
     pub(crate) report: RecoveryReport,
     /// Notified when the set of topics or partitions has changed, or the log has closed.
     pub(crate) catalogue_changed: Event,
+    /// A change of the catalogue has failed at its last step: which names the disk has is not known.
+    pub(super) names_unknown: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -90,6 +93,7 @@ impl Engine {
             checkpointed: Mutex::new(checkpointed),
             report,
             catalogue_changed: Event::new(),
+            names_unknown: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -267,9 +271,21 @@ impl Engine {
                 }
             }
         }
+        if self.names_unknown.load(Ordering::Relaxed) {
+            first = first.or(self.sync_names().err());
+        }
         let failed = first.or_else(|| lock(&self.journal).failure().cloned()).or_else(|| self.first_poisoned());
         self.finish(failed.is_none())?;
         failed.map_or(Ok(()), Err)
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let dirs: Vec<_> = self
+            .topics()
+            .iter()
+            .map(|topic| (self.root.join(TOPICS_DIR).join(&*topic.name), topic.settings().partitions))
+            .collect();
+        sync_names(&self.env, &self.root, dirs.iter().map(|(dir, partitions)| (dir.as_path(), *partitions)))
     }
 
     /// A partition that a failed sync has poisoned. (Damage that was there before is no reason for an unclean close.)

@@ -22,7 +22,8 @@ pub(crate) struct ManifestFile {
 }
 
 impl ManifestFile {
-    /// Opens the manifest of the log in `root`; `None` if there is none.
+    /// Opens the manifest of the log in `root`; `None` if there is none. The slot that holds is written once more: a sync of
+    /// it may have failed, and then the cache shows what the disk does not have, while the other slot is about to be written.
     pub(crate) fn open(storage: &dyn Storage, root: &Path) -> Result<Option<Self>> {
         let path = root.join(MANIFEST_NAME);
         let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
@@ -47,7 +48,11 @@ impl ManifestFile {
             }
         }
         match slots.into_iter().max_by_key(|manifest| manifest.serial) {
-            Some(current) => Ok(Some(Self { file, current })),
+            Some(current) => {
+                let manifest = Self { file, current };
+                manifest.write(&current).map_err(|error| Error::io("cannot write the manifest", error))?;
+                Ok(Some(manifest))
+            }
             None => Err(Error::corrupt(
                 format!("neither slot of the manifest holds: {why}"),
                 Corruption {
@@ -87,11 +92,14 @@ impl ManifestFile {
         if next == (Manifest { serial: next.serial, ..self.current }) {
             return Ok(());
         }
-        write_all_at(&*self.file, &next.encode(), slot(next.serial) * MANIFEST_SLOT_STRIDE)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|error| Error::io("cannot write the manifest", error))?;
+        self.write(&next).map_err(|error| Error::io("cannot write the manifest", error))?;
         self.current = next;
         Ok(())
+    }
+
+    fn write(&self, manifest: &Manifest) -> io::Result<()> {
+        write_all_at(&*self.file, &manifest.encode(), slot(manifest.serial) * MANIFEST_SLOT_STRIDE)?;
+        self.file.sync_data()
     }
 }
 

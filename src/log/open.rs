@@ -224,18 +224,7 @@ pub(super) fn new_id(env: &Env, now_micros: i64) -> u128 {
 
 /// After an unclean close a name may be there for us and not yet on the disk: what is built upon is made durable.
 fn adopt_names(env: &Env, root: &Path, found: &[FoundTopic]) -> Result<()> {
-    let sync = |dir: &Path| {
-        env.storage.sync_dir(dir).map_err(|error| Error::io(format!("cannot sync the directory {}", dir.display()), error))
-    };
-    sync(root)?;
-    sync(&root.join(TOPICS_DIR))?;
-    for topic in found {
-        sync(&topic.dir)?;
-        for number in 0..topic.file.settings.partitions {
-            sync(&partition_dir(&topic.dir, number))?;
-        }
-    }
-    Ok(())
+    catalogue::sync_names(env, root, found.iter().map(|topic| (topic.dir.as_path(), topic.file.settings.partitions)))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one caller, which has them all at hand")]

@@ -157,11 +157,10 @@ impl World {
     fn append_relaxed(&mut self, engine: &Engine, goal: &Goal, count: u64, producer: u64) -> Verdict {
         let Goal { place, partition, durability } = goal;
         let append = self.model.send(*place, count, producer, None);
-        let len = self.model.size_max(append);
         self.say(|| format!("append {append}, relaxed: {count} to {place:?}"));
         let was_failed = partition.failure().is_some();
         let hit = self.disk.faults_hit();
-        let written = engine.append_relaxed(partition, *durability, len, |builder| self.fill(append, builder));
+        let written = engine.append_relaxed(partition, *durability, |builder| self.fill(append, builder));
         self.model.attempt += 1;
         self.model.appends[append].attempt.0 = self.model.attempt;
         match written {
