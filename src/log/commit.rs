@@ -153,7 +153,7 @@ impl Engine {
                 journal.batch_bytes_max()
             )));
         }
-        if journal.has_room(bytes) && journal.is_counted() {
+        if journal.has_room(bytes) && (journal.is_counted() || planted::is(Bug::JournalUncounted)) {
             return Ok(());
         }
         if !journal.has_room(bytes) {
@@ -249,7 +249,8 @@ impl Engine {
         if let Err(error) = journal.append(&mut batch) {
             for locked in locked.iter_mut() {
                 locked.staged.clear();
-                if journal.failure().is_some() && !locked.partition.config.synced {
+                let relaxed = !locked.partition.config.synced && !planted::is(Bug::RelaxedBehindJournal);
+                if journal.failure().is_some() && relaxed {
                     // The journal may hold these frames. A relaxed append, which does not ask the journal, must not take
                     // their place: recovery would find one of them there and the rest of the commit elsewhere.
                     locked.partition.poison_by(&error);
