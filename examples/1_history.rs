@@ -1,4 +1,4 @@
-//! 1. History: real events go into a partitioned topic, the process is killed in the middle and started again, goes on where
+//! History: real events go into a partitioned topic, the process is killed in the middle and started again, goes on where
 //! the durable log ends, and proves from a replay that nothing is missing, doubled or out of order.
 //!
 //! `cargo run --release --example 1_history -- [PATH] [--dir DIR] [--crash-after N]`; `--help` tells the rest.
@@ -6,19 +6,21 @@
 //! Read it from `resume` on: that is the program which annals is for.
 #![expect(clippy::disallowed_methods, reason = "an example measures with the real clock")]
 
+#[path = "support/args.rs"]
+mod args;
 #[path = "support/console.rs"]
 mod console;
 #[path = "support/ndjson.rs"]
 mod ndjson;
 
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use annals::{Log, Message, Raw, Record, RecoveryReport, Start, Topic, TopicDef, TopicDescription, TopicSettings};
+use args::{Args, HELP};
 use bytes::Bytes;
 use console::{Progress, grouped, rate};
 use futures_util::StreamExt;
@@ -32,27 +34,6 @@ const PARTITIONS: u32 = 4;
 
 /// Sends under way at once: one `fdatasync` then serves hundreds of events, and each is on the disk when acknowledged.
 const IN_FLIGHT_MAX: usize = 4096;
-
-const HELP: &str = "\
-Takes a history of events through a crash, and proves that nothing of it is lost, doubled or out of order.
-
-usage: cargo run --release --example 1_history -- [PATH] [--dir DIR] [--crash-after N]
-
-  PATH             events, one JSON object a line (NDJSON), plain or gzip; without it, a small library's book loans.
-                   Each has \"type\" and \"key\" (text) and \"time\" (RFC 3339 with an offset, be it long before 1970),
-                   and any other fields: {\"type\":\"borrowed\",\"key\":\"loan-1\",\"time\":\"1887-05-02T09:00:00Z\",\"copy\":2}
-  --dir DIR        the log's directory; made if it is not there. A run goes on where the log in DIR ends.
-                   Without it: a temporary directory, and the whole story by itself. A child process appends, and
-                   is killed in the middle; this process then goes on, replays, checks and prints the table.
-  --crash-after N  kill the process (abort: nothing is closed or flushed) once N events of this run are acknowledged
-  --help           print this
-
-Try a crash by hand, as often as you like, then let it finish:
-  cargo run --release --example 1_history -- --dir /tmp/history --crash-after 50
-  cargo run --release --example 1_history -- --dir /tmp/history
-
-exit code: 0 if everything holds, 1 if a check fails, 2 if the arguments, the input or the log cannot be used
-";
 
 /// Why there is no success.
 enum Failure {
@@ -89,41 +70,6 @@ async fn main() -> ExitCode {
             eprintln!("1_history: {why}");
             ExitCode::from(2)
         }
-    }
-}
-
-struct Args {
-    path: Option<PathBuf>,
-    dir: Option<PathBuf>,
-    crash_after: Option<u64>,
-}
-
-impl Args {
-    /// `None` if help is wanted.
-    fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
-        let mut parsed = Self { path: None, dir: None, crash_after: None };
-        let mut options = true;
-        while let Some(arg) = args.next() {
-            match arg.to_str() {
-                Some("--help" | "-h") if options => return Ok(None),
-                Some("--") if options => options = false,
-                Some("--dir") if options => {
-                    let dir = args.next().filter(|dir| !dir.is_empty()).ok_or("--dir: expected a directory after it")?;
-                    parsed.dir = Some(dir.into());
-                }
-                Some("--crash-after") if options => {
-                    let count = args.next().unwrap_or_default();
-                    let count = count.to_str().and_then(|count| count.parse().ok()).filter(|count| *count > 0);
-                    parsed.crash_after = Some(count.ok_or("--crash-after: expected a whole number from 1 after it")?);
-                }
-                Some(unknown) if options && unknown.starts_with('-') => {
-                    return Err(format!("{unknown}: unknown; expected [PATH] [--dir DIR] [--crash-after N]"));
-                }
-                _ if parsed.path.is_some() => return Err(format!("{}: expected one PATH only", arg.display())),
-                _ => parsed.path = Some(arg.into()),
-            }
-        }
-        Ok(Some(parsed))
     }
 }
 
@@ -399,15 +345,32 @@ fn table(run: &Run, recovery: &RecoveryReport, topic: &TopicDescription, crash_a
             grouped(recovery.cut_bytes)
         ),
     ));
-    let before = if run.promised > 0 { format!(", {} of them acknowledged before the crash", grouped(run.promised)) } else { String::new() };
+    let before = if run.promised > 0 {
+        format!(", {} of them acknowledged before the crash", grouped(run.promised))
+    } else {
+        String::new()
+    };
     rows.push(("found", format!("{} events{before}", grouped(run.found.count))));
-    rows.push(("appended", format!("{} events, each on the disk: {}", grouped(run.missing), rate(run.missing, run.append_took))));
-    rows.push(("replayed", format!("{} events, each checked: {}", grouped(run.replayed.count), rate(run.replayed.count, run.replayed.took))));
+    rows.push((
+        "appended",
+        format!("{} events, each on the disk: {}", grouped(run.missing), rate(run.missing, run.append_took)),
+    ));
+    rows.push((
+        "replayed",
+        format!(
+            "{} events, each checked: {}",
+            grouped(run.replayed.count),
+            rate(run.replayed.count, run.replayed.took)
+        ),
+    ));
     rows.push(("complete", "yes: each event of the input once, byte for byte".to_owned()));
     rows.push(("order per key", "holds".to_owned()));
     rows.push(("causal order", "holds over all partitions".to_owned()));
     if let Some(count) = crash_after {
-        rows.push(("no crash", format!("only {} events were left, and --crash-after is {count}", grouped(run.missing))));
+        rows.push((
+            "no crash",
+            format!("only {} events were left, and --crash-after is {count}", grouped(run.missing)),
+        ));
     }
     rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
 }

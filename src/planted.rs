@@ -45,8 +45,22 @@ pub(crate) enum Bug {
     ManifestOneSlot,
     /// The clean-close mark stays while the log is open.
     CleanMarkStays,
-    /// A batch is written as two frames.
-    BatchSplit,
+    /// Recovery believes the footer of a segment that nobody synced.
+    FooterBelieved,
+    /// Opening takes a manifest slot out of the cache for durable.
+    ManifestSlotTrusted,
+    /// Commits go into a journal file that the manifest does not count.
+    JournalUncounted,
+    /// A relaxed partition takes records behind a commit that the journal may hold.
+    RelaxedBehindJournal,
+    /// Recovery does not sync what it has redone.
+    RedoNotSynced,
+    /// Whole entries that a failed write of the journal left are not taken away.
+    JournalNotCleared,
+    /// A torn footer is taken for the end of the partition.
+    TornFooterCuts,
+    /// The names that are found after a crash are built upon as they are.
+    NamesNotAdopted,
     /// A receipt names the wrong offset.
     ReceiptOffByOne,
     /// A journal entry is written before its frames have room in the partition files.
@@ -83,7 +97,14 @@ impl Bug {
         Self::CommitNumbersReused,
         Self::ManifestOneSlot,
         Self::CleanMarkStays,
-        Self::BatchSplit,
+        Self::FooterBelieved,
+        Self::ManifestSlotTrusted,
+        Self::JournalUncounted,
+        Self::RelaxedBehindJournal,
+        Self::RedoNotSynced,
+        Self::JournalNotCleared,
+        Self::TornFooterCuts,
+        Self::NamesNotAdopted,
         Self::ReceiptOffByOne,
         Self::RoomNotMade,
         Self::CommitSplit,

@@ -1,6 +1,7 @@
 //! The examples do what they say.
 //!
 //! They are run as their user runs them: as programs, by their arguments and exit codes.
+#![expect(clippy::unwrap_used, reason = "a test fails where it must")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -137,7 +138,10 @@ fn the_history_says_what_is_wrong_with_its_input() {
         (b"{\"type\":\"a\",\"key\":\"k\"}", ":2: \"time\" is missing or null"),
         (b"{\"type\":\"a\",\"key\":\"k\",\"time\":\"yesterday\"}", ":2: \"time\" is \"yesterday\""),
         (b"{\"type\":\"a\",\"key\":\"k\",\"time\":\"1970-01-01T00:00:00\"}", ":2: \"time\" is \"1970-01-01T00:00:00\""),
-        (b"{\"type\":\"a\",\"key\":\"k\",\"key\":\"l\",\"time\":\"1970-01-01T00:00:00Z\"}", ":2: is no JSON (duplicate field"),
+        (
+            b"{\"type\":\"a\",\"key\":\"k\",\"key\":\"l\",\"time\":\"1970-01-01T00:00:00Z\"}",
+            ":2: is no JSON (duplicate field",
+        ),
         (b"\xff\xfe", ":2: is not UTF-8"),
         (b"{} {}", ":2: is no JSON (trailing characters"),
     ];

@@ -47,7 +47,8 @@ impl Input {
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, String> {
         let Some(path) = path else { return Self::read_from(SAMPLE_NAME.to_owned(), SAMPLE) };
         let name = path.display().to_string();
-        let unreadable = |error: io::Error| format!("{name}: cannot be read ({error}); expected a file of NDJSON, plain or gzip");
+        let unreadable =
+            |error: io::Error| format!("{name}: cannot be read ({error}); expected a file of NDJSON, plain or gzip");
         let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
         // The content tells, not the name.
         if file.fill_buf().map_err(unreadable)?.starts_with(&GZIP_MAGIC) {
@@ -62,7 +63,9 @@ impl Input {
         let mut buffer = Vec::new();
         for line in 1.. {
             buffer.clear();
-            let read = reader.read_until(b'\n', &mut buffer).map_err(|error| format!("{name}:{line}: cannot be read ({error})"))?;
+            let read = reader
+                .read_until(b'\n', &mut buffer)
+                .map_err(|error| format!("{name}:{line}: cannot be read ({error})"))?;
             if read == 0 {
                 break;
             }
@@ -105,7 +108,8 @@ fn parse_line(line: u64, bytes: &[u8]) -> Result<Option<Event>, String> {
     }
     let fields: Fields = serde_json::from_str(text).map_err(|error| format!("{}; {EXPECTED}", json_error(&error)))?;
     let time = text_of("time", fields.time)?;
-    let time = DateTime::parse_from_rfc3339(&time).map_err(|error| format!("\"time\" is {time:?} ({error}); {EXPECTED}"))?;
+    let time =
+        DateTime::parse_from_rfc3339(&time).map_err(|error| format!("\"time\" is {time:?} ({error}); {EXPECTED}"))?;
     Ok(Some(Event {
         line,
         kind: text_of("type", fields.r#type)?,

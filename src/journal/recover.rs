@@ -112,7 +112,11 @@ fn replay_file(
     let mut at = JOURNAL_HEADER_BYTES;
     let why = loop {
         let rest = bytes.get(at..).unwrap_or_default();
-        let (header, body) = match frame::parse(rest, ring.header.incarnation) {
+        let mut incarnation = ring.header.incarnation;
+        if planted::is(Bug::IncarnationIgnored) {
+            incarnation = FrameHeader::decode(rest).map_or(incarnation, |header| header.incarnation);
+        }
+        let (header, body) = match frame::parse(rest, incarnation) {
             Ok((header, body)) if header.kind == FrameKind::Journal && header.base_offset == number => (header, body),
             Ok(_) => break FormatError::Offset,
             Err(why) => break why,

@@ -66,7 +66,8 @@ impl Engine {
                 if !journaled && !grown {
                     continue;
                 }
-                if let Err(error) = partition.sync_written() {
+                let synced = if planted::is(Bug::CheckpointAhead) { Ok(0) } else { partition.sync_written() };
+                if let Err(error) = synced {
                     if journaled {
                         partition.mark_journaled();
                         failed = Some(error);

@@ -319,7 +319,7 @@ impl Recovery<'_> {
             };
             return Ok(at);
         }
-        if !self.config.synced {
+        if !self.config.synced && !planted::is(Bug::FooterBelieved) {
             // A footer may have reached the disk before the records that it closes.
             return Ok(0);
         }
@@ -410,7 +410,7 @@ impl Recovery<'_> {
             return Ok(None);
         }
         // Where the next file goes on with the next offset, all that can be damaged here is the footer.
-        let only_footer = next_base.is_some() && continues;
+        let only_footer = next_base.is_some() && continues && !planted::is(Bug::TornFooterCuts);
         if !only_footer && (end != ScanEnd::Clean || !continues) {
             if let Some(rot) = self.rot(found, index, place, end)? {
                 return Ok(Some(rot));

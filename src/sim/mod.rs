@@ -11,6 +11,7 @@
 //!
 //! Everything is single-threaded and follows from the seed.
 
+mod bench;
 mod content;
 mod damage;
 mod dice;

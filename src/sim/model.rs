@@ -164,6 +164,11 @@ impl Model {
         Ok(())
     }
 
+    /// A model of records of one kind.
+    pub(super) fn new(size: super::content::Size) -> Self {
+        Self { next_id: size.first_id(), ..Self::default() }
+    }
+
     /// A new life of the process: what was open in the last one is settled.
     pub(super) fn begin_life(&mut self) {
         self.units.clear();

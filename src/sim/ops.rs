@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::content::content;
+use super::content::{Size, content};
 use super::judge;
 use super::model::{Existence, Fate, Place};
 use super::world::World;
@@ -107,8 +107,9 @@ impl World {
     }
 
     /// Commits what waits if the producer needs the answer, or if more would not fit into a commit.
-    fn make_way(&mut self, engine: &Engine, pending: &mut Vec<Pending>, producer: u64, bytes: usize) -> Verdict {
+    fn make_way(&mut self, engine: &Engine, pending: &mut Vec<Pending>, producer: u64) -> Verdict {
         let waiting: usize = pending.iter().map(|pending| pending.bytes).sum();
+        let bytes = self.mix.size.commit_bytes_max();
         // A producer waits for the answer to its unit before it sends on.
         let has_unit = |pending: &Pending| pending.producer == producer && matches!(pending.answer, Answer::Unit(_));
         let limit = (self.log.journal_bytes as usize - 64).min(self.log.commit_bytes_max as usize);
@@ -131,7 +132,7 @@ impl World {
         if relaxed {
             return self.append_relaxed(engine, &Goal { place, partition, durability }, count, producer);
         }
-        self.make_way(engine, pending, producer, 13_000)?;
+        self.make_way(engine, pending, producer)?;
         let append = self.model.send(place, count, producer, None);
         let len = self.model.size_max(append);
         self.say(|| format!("append {append}: {count} to {place:?}"));
@@ -178,16 +179,18 @@ impl World {
 
     fn unit(&mut self, engine: &Engine, pending: &mut Vec<Pending>) -> Verdict {
         let producer = self.dice.below(3);
-        self.make_way(engine, pending, producer, 13_000)?;
+        self.make_way(engine, pending, producer)?;
         let number = self.model.units.len();
         let (mut appends, mut frames, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = 0;
-        for _ in 0..self.dice.within(1, 4) {
+        let same = self.mix.size == Size::Same;
+        for _ in 0..if same { 3 } else { self.dice.within(1, 4) } {
             let Some(Goal { place, partition, .. }) = self.goal(engine)? else { return Ok(()) };
             if places.contains(&place) || bytes > 8000 {
                 continue;
             }
-            let append = self.model.send(place, self.dice.within(1, 2), producer, Some(number));
+            let count = if same { 1 } else { self.dice.within(1, 2) };
+            let append = self.model.send(place, count, producer, Some(number));
             bytes += self.model.size_max(append) + 256;
             frames.push((partition, self.builder(append)));
             places.push(place);
@@ -244,12 +247,24 @@ impl World {
                 }
             }
         }
+        self.check_healthy(engine)?;
         // In the order of the offsets, which need not be that of the answers.
         acknowledged.sort_unstable();
         for (offset, append, commit) in acknowledged {
             self.say(|| format!("append {append} is at {offset}, commit {commit}"));
             self.model.acknowledge(append, offset, commit)?;
             self.stats.acknowledged += 1;
+        }
+        Ok(())
+    }
+
+    /// A disk that is full fails appends, and poisons nothing.
+    fn check_healthy(&self, engine: &Engine) -> Verdict {
+        if self.disk.is_off() || self.disk.faults_hit() > self.hit_before {
+            return Ok(());
+        }
+        for partition in engine.topics().iter().flat_map(|topic| topic.partitions().to_vec()) {
+            ensure!(partition.failure().is_none(), "no call failed, yet {:?}", partition.failure());
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::content::Size;
 use super::dice::Dice;
 use super::judge::{self, End};
 use super::model::Model;
@@ -61,6 +62,7 @@ pub(super) struct Mix {
     pub(super) partitions_max: u64,
     pub(super) segment_bytes_max: u64,
     pub(super) follow: bool,
+    pub(super) size: Size,
 }
 
 pub(super) struct World {
@@ -74,6 +76,8 @@ pub(super) struct World {
     pub(super) stats: Stats,
     /// Something may have failed in this life that was made to.
     pub(super) troubled: bool,
+    /// How many faults had been hit when this life began.
+    pub(super) hit_before: u64,
     /// The disk can be full.
     pub(super) limited: bool,
     /// A sync of the journal has failed in this life.
@@ -86,33 +90,39 @@ impl World {
     pub(super) fn new(seed: u64, talk: bool) -> Self {
         let dice = Dice::new(seed);
         let options = SimOptions { writeback_one_in: dice.pick(&[0, 1, 4, 16]), ..SimOptions::default() };
+        let size = dice.pick(&[Size::Mixed, Size::Mixed, Size::Small, Size::Same]);
         let mix = Mix {
-            faults_one_in: dice.pick(&[0, 2, 4]),
+            faults_one_in: dice.pick(&[0, 1, 1, 2]),
             recovery_crash_one_in: dice.pick(&[0, 2, 4]),
-            recovery_fault_one_in: dice.pick(&[0, 4, 8]),
-            full_disk_one_in: dice.pick(&[0, 0, 6]),
-            units_one_in: dice.pick(&[0, 3, 6]),
+            recovery_fault_one_in: dice.pick(&[0, 2, 6]),
+            full_disk_one_in: dice.pick(&[0, 0, 0, 2]),
+            units_one_in: if size == Size::Mixed { dice.pick(&[0, 3, 6]) } else { dice.pick(&[2, 3, 5]) },
             topic_changes_one_in: dice.pick(&[0, 8, 30]),
-            steps_max: dice.pick(&[4, 12, 30]),
+            steps_max: if size == Size::Mixed { dice.pick(&[4, 12, 30]) } else { dice.pick(&[12, 30, 90]) },
             partitions_max: dice.within(1, 4),
             segment_bytes_max: dice.pick(&[4096, 4096, 8192, 65536]),
             follow: dice.one_in(3),
+            size,
         };
         let log = LogSettings {
             commit_bytes_max: 72 << 10,
-            journal_bytes: dice.pick(&[16 << 10, 20_000, 32 << 10, 64 << 10]),
+            journal_bytes: match mix.size {
+                Size::Mixed => dice.pick(&[14 << 10, 20_000, 64 << 10]),
+                Size::Small | Size::Same => dice.pick(&[4096, 4096, 5000]),
+            },
             tail_bytes_max: dice.pick(&[0, 2048, 64 << 10]),
         };
         Self {
             seed,
             disk: SimDisk::new(dice.number(), options),
             dice,
+            mix,
             clock: Arc::new(ManualClock::new(1_700_000_000_000_000)),
             log,
-            mix,
-            model: Model::default(),
+            model: Model::new(size),
             stats: Stats { seeds: 1, ..Stats::default() },
             troubled: false,
+            hit_before: 0,
             limited: false,
             journal_failed: false,
             talk,
@@ -248,7 +258,7 @@ impl World {
         self.calm();
         self.troubled = false;
         self.journal_failed = false;
-        let span = self.mix.steps_max * 8;
+        let span = self.mix.steps_max * self.dice.pick(&[2, 8]);
         if self.dice.one_in(self.mix.faults_one_in) {
             let (at, fault) = (self.disk.calls() + self.dice.below(span), self.fault());
             let once = !self.dice.one_in(4);
@@ -257,10 +267,15 @@ impl World {
                 true => self.disk.fail_at(at, fault),
                 false => self.disk.fail_from(at, fault),
             }
+            if self.dice.one_in(4) {
+                // A write that fails half-way.
+                self.disk.fail_at(at, SimFault::ShortWrite);
+                self.disk.fail_at(at + 1, SimFault::Eio);
+            }
             self.troubled = true;
         }
         if self.dice.one_in(self.mix.full_disk_one_in) {
-            let room = self.disk.used() + self.dice.below(60) * 4096;
+            let room = self.disk.used() + self.dice.below(self.dice.pick(&[4, 60])) * 4096;
             self.say(|| format!("the disk has room for {room} bytes"));
             self.disk.set_capacity(Some(room));
             self.troubled = true;
@@ -282,6 +297,7 @@ impl World {
             }
         }
         let hit = self.disk.faults_hit();
+        self.hit_before = hit;
         let mut pending = Vec::new();
         for _ in 0..self.dice.below(self.mix.steps_max + 1) {
             self.step(&engine, &mut pending)?;
