@@ -26,6 +26,8 @@ pub(crate) struct Replayed {
     pub(crate) torn_bytes: u64,
     /// Files of the ring on the disk.
     pub(crate) slots: usize,
+    /// Above the sequence of any of them, needed or not: two files of one sequence could not be told apart.
+    pub(crate) next_sequence: u64,
 }
 
 /// A file of the ring whose header holds.
@@ -45,7 +47,9 @@ pub(crate) fn replay(
     mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
 ) -> Result<Replayed> {
     let (mut ring, slots) = open_ring(env, dir, log_id)?;
-    let mut replayed = Replayed { slots, ..Replayed::default() };
+    let newest = ring.iter().map(|file| file.header.sequence.saturating_add(1)).max();
+    let next_sequence = live.next.max(newest.unwrap_or(0));
+    let mut replayed = Replayed { slots, next_sequence, ..Replayed::default() };
     ring.retain(|file| (live.first..live.next).contains(&file.header.sequence));
     ring.sort_by_key(|file| file.header.sequence);
     for (index, sequence) in (live.first..live.next).enumerate() {

@@ -384,3 +384,24 @@ fn a_power_loss_at_any_call_keeps_what_was_acknowledged() {
         drop(ring.disk.open(&path(0), OpenMode::Read).unwrap());
     }
 }
+
+/// A file was begun, but the power went before the manifest counted it. The next session must not give another file the same
+/// sequence.
+#[test]
+fn a_file_that_was_never_counted_is_not_mistaken_for_a_later_one() {
+    let mut ring = Ring::new();
+    for _ in 0..Ring::per_file() {
+        ring.append();
+    }
+    let counted = ring.journal.live();
+    ring.journal.rotate().unwrap();
+    let (numbers, replayed) = ring.replay(counted).unwrap();
+    assert_eq!((numbers.len() as u64, replayed.next_sequence), (Ring::per_file(), counted.next + 1));
+
+    let next = replayed.next_sequence;
+    ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, replayed.slots, next);
+    ring.next = 0;
+    ring.journal.rotate().unwrap();
+    ring.append();
+    assert_eq!(ring.numbers(), [0]);
+}
