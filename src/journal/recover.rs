@@ -26,6 +26,8 @@ pub(crate) struct Replayed {
     pub(crate) torn_bytes: u64,
     /// Files of the ring on the disk.
     pub(crate) slots: usize,
+    /// One past the highest sequence number of any of them, needed or not.
+    pub(crate) next_sequence: u64,
 }
 
 /// A file of the ring whose header holds.
@@ -45,7 +47,9 @@ pub(crate) fn replay(
     mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
 ) -> Result<Replayed> {
     let (mut ring, slots) = open_ring(env, dir, log_id)?;
-    let mut replayed = Replayed { slots, ..Replayed::default() };
+    // A file may have been begun that nobody counted: a new one must not be taken for it.
+    let next_sequence = ring.iter().map(|file| file.header.sequence + 1).max().unwrap_or(0).max(live.next);
+    let mut replayed = Replayed { slots, next_sequence, ..Replayed::default() };
     ring.retain(|file| (live.first..live.next).contains(&file.header.sequence));
     ring.sort_by_key(|file| file.header.sequence);
     for (index, sequence) in (live.first..live.next).enumerate() {

@@ -99,7 +99,7 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         before.log_id,
         settings.journal_bytes,
         replayed.slots,
-        before.journal_next,
+        replayed.next_sequence.max(before.journal_next),
     );
     let serial = last.map_or(0, |checkpoint| checkpoint.serial).max(before.checkpoint);
     let opened = Manifest {
@@ -294,7 +294,7 @@ struct Redo<'a> {
     root: &'a Path,
     topics: &'a [FoundTopic],
     files: BTreeMap<PathBuf, Arc<dyn File>>,
-    /// For each partition the offset after its last frame that is where it belongs.
+    /// For each partition the offset after the last frame that the journal holds of it.
     upto: BTreeMap<(u128, u32), u64>,
     restored: u64,
     damage: Vec<Error>,
@@ -309,6 +309,8 @@ impl Redo<'_> {
             // The topic was deleted after the commit.
             return Ok(());
         };
+        let upto = self.upto.entry((target.topic_id, target.partition)).or_default();
+        *upto = (*upto).max(frame.header.next_offset());
         let dir = partition_dir(&topic.dir, target.partition);
         let path = dir.join(Segment::file_name(target.segment_base));
         let failed = |error| Error::io(format!("cannot restore a commit to {}", path.display()), error);
@@ -320,8 +322,6 @@ impl Redo<'_> {
                 Err(error) => return Err(failed(error)),
             },
         };
-        let upto = self.upto.entry((target.topic_id, target.partition)).or_default();
-        *upto = (*upto).max(frame.header.next_offset());
         let mut there = vec![0; frame.bytes.len()];
         let read = read_full_at(&*file, &mut there, target.position).map_err(failed)?;
         if scan::is_newer(&there[..read], &frame.header) {
