@@ -3,6 +3,9 @@
 mod codec;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod journal;
 mod log;

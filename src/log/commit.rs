@@ -180,15 +180,13 @@ impl Engine {
 
     /// Commits frames of several partitions with one entry for each commit number, one write and one sync.
     fn commit_journaled(&self, mut work: Work) {
-        let mut partitions: Vec<Arc<Partition>> = work.partitions().cloned().collect();
-        partitions.sort_by_key(|partition| partition.key());
-        partitions.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let partitions = work.bytes_by_partition();
         let mut locked: Vec<Locked<'_>> = Vec::with_capacity(partitions.len());
-        for partition in &partitions {
+        for (partition, bytes) in &partitions {
             // Sorted, so that nobody who takes several can wait in a circle.
             let mut guard = partition.writer();
             let prepared =
-                partition.check_open().and_then(|()| guard.prepare_journaled(work.bytes_of(partition)));
+                partition.check_open().and_then(|()| guard.prepare_journaled(*bytes));
             match prepared {
                 Ok(()) => locked.push(Locked { partition, guard, staged: Vec::new() }),
                 Err(error) => work.fail_partition(partition, &error),
@@ -221,7 +219,7 @@ impl Engine {
             }
         }
         drop(locked);
-        for partition in &partitions {
+        for (partition, _) in &partitions {
             self.after_append(partition);
         }
     }
@@ -277,7 +275,7 @@ impl Engine {
 type Place = (usize, usize);
 
 fn stage(locked: &mut [Locked<'_>], partition: &Arc<Partition>, builder: FrameBuilder, commit: u64) -> Place {
-    let Some(index) = locked.iter().position(|locked| Arc::ptr_eq(locked.partition, partition)) else {
+    let Ok(index) = locked.binary_search_by_key(&partition.key(), |locked| locked.partition.key()) else {
         unreachable!("every frame's partition was locked, or its frame was dropped");
     };
     let Locked { guard, staged, .. } = &mut locked[index];
@@ -325,10 +323,19 @@ impl Work {
         keys.len()
     }
 
-    fn bytes_of(&self, partition: &Arc<Partition>) -> usize {
-        let singles = self.singles.iter().map(|single| (&single.partition, &single.builder));
-        let units = self.units.iter().flat_map(|unit| unit.frames.iter().map(|(partition, builder)| (partition, builder)));
-        singles.chain(units).filter(|(of, _)| Arc::ptr_eq(of, partition)).map(|(_, builder)| builder.len()).sum()
+    /// The partitions, sorted by their keys, each with the bytes of its frames.
+    fn bytes_by_partition(&self) -> Vec<(Arc<Partition>, usize)> {
+        let singles = self.singles.iter().map(|single| (&single.partition, single.builder.len()));
+        let frames = self.units.iter().flat_map(|unit| &unit.frames);
+        let units = frames.map(|(partition, builder)| (partition, builder.len()));
+        let mut all: Vec<_> = singles.chain(units).map(|(partition, bytes)| (Arc::clone(partition), bytes)).collect();
+        all.sort_by_key(|(partition, _)| partition.key());
+        all.dedup_by(|next, kept| {
+            let same = Arc::ptr_eq(&next.0, &kept.0);
+            kept.1 += if same { next.1 } else { 0 };
+            same
+        });
+        all
     }
 
     /// Answers whatever touches a partition that takes no records, so that it does not hold the rest up.

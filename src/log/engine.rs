@@ -50,6 +50,8 @@ pub(crate) struct Engine {
     /// A change of the catalogue has failed at its last step: which names the disk has is not known.
     pub(super) names_unknown: AtomicBool,
     closed: AtomicBool,
+    /// A checkpoint is on the list of things to do.
+    checkpoint_wanted: AtomicBool,
 }
 
 impl fmt::Debug for Engine {
@@ -95,6 +97,7 @@ impl Engine {
             catalogue_changed: Event::new(),
             names_unknown: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            checkpoint_wanted: AtomicBool::new(false),
         }
     }
 
@@ -176,7 +179,7 @@ impl Engine {
             self.upkeep.want(partition);
         }
         let due = if partition.config.synced { CHECKPOINT_BYTES } else { CHECKPOINT_BYTES_RELAXED };
-        if partition.since_checkpoint() >= due {
+        if partition.since_checkpoint() >= due && !self.checkpoint_wanted.swap(true, Ordering::AcqRel) {
             self.upkeep.want_checkpoint();
         }
     }
@@ -201,6 +204,9 @@ impl Engine {
         }
         for partition in round.partitions {
             partition.upkeep();
+        }
+        if round.checkpoint {
+            self.checkpoint_wanted.store(false, Ordering::Release);
         }
         if round.checkpoint
             && !self.is_closed()

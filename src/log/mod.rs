@@ -16,4 +16,6 @@ pub(crate) mod topic_file;
 pub(crate) mod upkeep;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 pub(crate) mod tests;

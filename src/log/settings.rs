@@ -21,7 +21,7 @@ const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 const TAIL_BYTES_MAX: RangeInclusive<u64> = 0..=64 << 20;
 
 /// The simulation wants segments to roll after a handful of records; nobody else is served by files that small.
-const SEGMENT_BYTES_MIN: u64 = if cfg!(test) { 4 << 10 } else { 64 << 10 };
+const SEGMENT_BYTES_MIN: u64 = if cfg!(any(test, feature = "fuzzing")) { 4 << 10 } else { 64 << 10 };
 const SEGMENT_BYTES_MAX: RangeInclusive<u64> = SEGMENT_BYTES_MIN..=1 << 30;
 
 /// What a commit needs beside the largest record: headers of frames and of the journal entry, and the offsets and other

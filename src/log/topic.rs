@@ -19,6 +19,7 @@ pub(crate) struct TopicState {
 /// What a topic consists of at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    pub(crate) topic_id: u128,
     pub(crate) settings: TopicSettings,
     /// By number.
     pub(crate) partitions: Arc<Vec<Arc<Partition>>>,
@@ -32,7 +33,7 @@ impl TopicState {
         settings: TopicSettings,
         partitions: Vec<Arc<Partition>>,
     ) -> Self {
-        let snapshot = Snapshot { settings, partitions: Arc::new(partitions) };
+        let snapshot = Snapshot { topic_id: id, settings, partitions: Arc::new(partitions) };
         Self { name, id, created_at, snapshot: RwLock::new(Arc::new(snapshot)) }
     }
 
@@ -64,7 +65,7 @@ impl TopicState {
     }
 
     pub(super) fn grow(&self, settings: TopicSettings, partitions: Vec<Arc<Partition>>) {
-        let grown = Snapshot { settings, partitions: Arc::new(partitions) };
+        let grown = Snapshot { topic_id: self.id, settings, partitions: Arc::new(partitions) };
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grown);
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Partition {
     prewritten: AtomicU64,
     /// The file should be written ahead, or an index be stored.
     wants_upkeep: AtomicBool,
+    /// The partition is on the list of those with something to do.
+    upkeep_queued: AtomicBool,
     /// Bytes appended since the last checkpoint.
     since_checkpoint: AtomicU64,
     /// The journal may hold frames that the segments have not synced.
@@ -102,6 +104,7 @@ impl Partition {
             prewriting: Mutex::new(()),
             syncing: Mutex::new(()),
             wants_upkeep: AtomicBool::new(false),
+            upkeep_queued: AtomicBool::new(false),
             since_checkpoint: AtomicU64::new(0),
             journaled: AtomicBool::new(false),
             sync_is_due: AtomicBool::new(false),
@@ -274,13 +277,17 @@ impl Partition {
         self.journaled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether something is to be done in the background; asking takes the wish back.
+    /// Whether something is to be done in the background, and nobody was told yet.
+    #[inline]
     pub(crate) fn take_wants_upkeep(&self) -> bool {
-        self.wants_upkeep.load(Ordering::Relaxed) && self.wants_upkeep.swap(false, Ordering::Relaxed)
+        self.wants_upkeep.load(Ordering::Relaxed) && !self.upkeep_queued.swap(true, Ordering::AcqRel)
     }
 
     /// Does in the background what the writer wished for.
     pub(crate) fn upkeep(&self) {
+        // Taken back first: what is wished for from now on is a wish of its own.
+        self.wants_upkeep.store(false, Ordering::Relaxed);
+        self.upkeep_queued.store(false, Ordering::Release);
         self.store_indexes();
         if self.config.synced {
             self.make_room_ahead();

@@ -36,12 +36,16 @@ pub(crate) struct Writer {
     /// Sealed segments whose index is still to be written.
     unindexed: Vec<(Arc<Segment>, SegmentPlace)>,
     room_step: u64,
+    /// The position from which on the next frame goes into the index.
+    index_due: u64,
     scratch: FrameBuilder,
 }
 
 impl Writer {
     pub(crate) fn new(active: Arc<Segment>, place: SegmentPlace) -> Self {
+        let index_due = active.index().next_due();
         Self {
+            index_due,
             active,
             file: None,
             place,
@@ -57,6 +61,18 @@ impl Writer {
         match &self.file {
             Some(file) => Ok(Arc::clone(file)),
             None => Ok(Arc::clone(self.file.insert(self.active.file()?))),
+        }
+    }
+
+    /// [`file`](Self::file), borrowed.
+    #[inline]
+    fn file_ref(&mut self) -> Result<&dyn File> {
+        if self.file.is_none() {
+            self.file = Some(self.active.file()?);
+        }
+        match &self.file {
+            Some(file) => Ok(&**file),
+            None => unreachable!("it was just put there"),
         }
     }
 
@@ -389,9 +405,13 @@ impl WriterGuard<'_> {
     }
 
     fn moved_past(&mut self, header: &FrameHeader, bytes: &[u8]) {
-        self.partition.since_checkpoint.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // Only the writer changes it, under its lock: no need for an atomic addition.
+        let since = self.partition.since_checkpoint.load(Ordering::Relaxed) + bytes.len() as u64;
+        self.partition.since_checkpoint.store(since, Ordering::Relaxed);
         let writer = &mut *self.writer;
-        writer.active.index().note(writer.place.position, header);
+        if writer.place.position >= writer.index_due {
+            writer.index_due = writer.active.index().add(&writer.place, header);
+        }
         advance(&mut writer.place, header, bytes.first_chunk().map_or(0, header_crc));
         let prewritten = self.partition.prewritten.load(Ordering::Relaxed);
         if self.partition.config.synced && writer.place.position + writer.room_step / 4 > prewritten {
@@ -402,12 +422,11 @@ impl WriterGuard<'_> {
     /// Writes at the end of the file. After an error the file is as it was.
     fn write(&mut self, position: u64, bytes: &[u8]) -> Result<()> {
         let end = position + bytes.len() as u64;
-        if end > self.partition.prewritten.load(Ordering::Acquire) {
+        if self.partition.config.synced && end > self.partition.prewritten.load(Ordering::Acquire) {
             // Whoever writes zeros ahead right now would write them over these bytes.
             self.settle();
         }
-        let file = self.writer.file()?;
-        let Err(error) = write_all_at(&*file, bytes, position) else {
+        let Err(error) = write_all_at(self.writer.file_ref()?, bytes, position) else {
             if end > self.partition.prewritten.load(Ordering::Relaxed) {
                 self.partition.prewritten.store(end, Ordering::Release);
             }
@@ -462,6 +481,7 @@ impl WriterGuard<'_> {
         writer.place = first_place(segment.base_offset, segment.incarnation);
         partition.prewritten.store(writer.place.position, Ordering::Release);
         writer.file = None;
+        writer.index_due = writer.place.position;
         writer.active = segment;
         partition.wants_upkeep.store(true, Ordering::Relaxed);
         writer.dir_unsynced |= !partition.config.synced;

@@ -13,6 +13,7 @@ use crate::topic::Topic;
 use crate::log::committer::{Group, Outcome, Refused};
 use crate::log::engine::Engine;
 use crate::log::settings::Durability;
+use crate::log::topic::Snapshot;
 use crate::partition::Partition;
 use crate::record::Record;
 
@@ -42,6 +43,11 @@ pub struct Batch {
     frames: Vec<Part>,
     places: Vec<Place>,
     bytes: usize,
+    /// The topic that was added to last, and the time that records without one get: looked up once a batch, not once a record.
+    last: Option<Arc<Snapshot>>,
+    now: Option<i64>,
+    /// The frame that was added to last.
+    last_frame: usize,
 }
 
 /// The frame of one partition.
@@ -58,6 +64,12 @@ struct Place {
     frame: u32,
     record: u32,
     timestamp: i64,
+}
+
+/// Where a record goes: to a frame of the batch, or to a partition that may have none yet.
+enum Chosen<'a> {
+    Frame(usize),
+    Partition(&'a Arc<Partition>),
 }
 
 impl Batch {
@@ -93,19 +105,30 @@ impl Batch {
             Some(_) => {}
             None => self.engine = Some(Arc::clone(engine)),
         }
-        let state = topic.state.snapshot();
-        let partition = match (&record.partition, &record.key) {
+        let state = match self.last.take() {
+            Some(last) if last.topic_id == topic.state.id => last,
+            _ => topic.state.snapshot(),
+        };
+        let added = self.add_to(topic, &state, &record);
+        self.last = Some(state);
+        added
+    }
+
+    fn add_to<T, C: Codec<T>>(&mut self, topic: &Topic<T, C>, state: &Snapshot, record: &Record<T>) -> Result<()> {
+        let engine = topic.engine();
+        let chosen = match (&record.partition, &record.key) {
             // Keyless records of one batch stay together.
-            (None, None) => match self.frames.iter().find(|part| part.partition.owner.topic_id == topic.state.id) {
-                Some(part) => Arc::clone(&part.partition),
-                None => Arc::clone(choose(&record, &state.partitions, &topic.sticky, topic.name())?),
-            },
-            _ => Arc::clone(choose(&record, &state.partitions, &topic.sticky, topic.name())?),
+            (None, None) => self.frames.iter().position(|part| part.partition.owner.topic_id == topic.state.id),
+            _ => None,
+        };
+        let chosen = match chosen {
+            Some(frame) => Chosen::Frame(frame),
+            None => Chosen::Partition(choose(record, &state.partitions, &topic.sticky, topic.name())?),
         };
         let durability = state.settings.durability;
         let bytes_max = engine.committer.bytes_max();
-        let now = || engine.env.clock.now_micros();
-        with_encoded(&*topic.codec, &record, state.settings.record_bytes_max, now, |encoded| {
+        let now = *self.now.get_or_insert_with(|| engine.env.clock.now_micros());
+        with_encoded(&*topic.codec, record, state.settings.record_bytes_max, || now, |encoded| {
             let grown = self.bytes + encoded.len();
             if grown + BATCH_OVERHEAD_BYTES > bytes_max {
                 return Err(Error::invalid(format!(
@@ -113,7 +136,7 @@ impl Batch {
                      {BATCH_OVERHEAD_BYTES} are kept for the commit itself"
                 )));
             }
-            let (frame, builder) = self.frame(partition, durability);
+            let (frame, builder) = self.frame(chosen, durability);
             let record = builder.record_count();
             encoded.put(builder);
             self.bytes = grown;
@@ -122,15 +145,22 @@ impl Batch {
         })
     }
 
-    fn frame(&mut self, partition: Arc<Partition>, durability: Durability) -> (u32, &mut FrameBuilder) {
-        let index = match self.frames.iter().position(|part| Arc::ptr_eq(&part.partition, &partition)) {
-            Some(index) => index,
-            None => {
-                self.bytes += FRAME_BYTES;
-                self.frames.push(Part { partition, durability, builder: FrameBuilder::new() });
-                self.frames.len() - 1
-            }
+    #[inline]
+    fn frame(&mut self, chosen: Chosen<'_>, durability: Durability) -> (u32, &mut FrameBuilder) {
+        let is_of = |part: &Part, partition: &Arc<Partition>| Arc::ptr_eq(&part.partition, partition);
+        let index = match chosen {
+            Chosen::Frame(index) => index,
+            Chosen::Partition(partition) => match self.frames.get(self.last_frame) {
+                Some(part) if is_of(part, partition) => self.last_frame,
+                _ => self.frames.iter().position(|part| is_of(part, partition)).unwrap_or_else(|| {
+                    self.bytes += FRAME_BYTES;
+                    let part = Part { partition: Arc::clone(partition), durability, builder: FrameBuilder::new() };
+                    self.frames.push(part);
+                    self.frames.len() - 1
+                }),
+            },
         };
+        self.last_frame = index;
         (index as u32, &mut self.frames[index].builder)
     }
 

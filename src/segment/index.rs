@@ -68,7 +68,20 @@ impl SparseIndex {
         self.max_timestamp = self.max_timestamp.max(timestamp);
     }
 
-    /// Notes a frame that was appended at `position`.
+    /// The position from which on the next frame is worth an entry.
+    pub(crate) fn next_due(&self) -> u64 {
+        self.next_due
+    }
+
+    /// Adds an entry for a frame that was appended at `place`; answers from which position on the next one is due.
+    pub(crate) fn add(&mut self, place: &SegmentPlace, header: &FrameHeader) -> u64 {
+        self.max_timestamp = self.max_timestamp.max(place.max_timestamp);
+        self.next_due = place.position;
+        self.note(place.position, header);
+        self.next_due
+    }
+
+    /// Notes a frame found at `position`, walking.
     #[inline]
     pub(crate) fn note(&mut self, position: u64, header: &FrameHeader) {
         if position >= self.next_due {

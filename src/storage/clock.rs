@@ -53,10 +53,10 @@ impl Random for SystemRandom {
 
 /// A clock that moves by one microsecond a reading, and by hand.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "for tests and fuzz targets"))]
 pub(crate) struct ManualClock(AtomicI64);
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "for tests and fuzz targets"))]
 impl ManualClock {
     pub(crate) fn new(micros: i64) -> Self {
         Self(AtomicI64::new(micros))

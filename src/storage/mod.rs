@@ -21,7 +21,8 @@ pub(crate) mod disk;
 pub(crate) mod fault;
 pub(crate) mod files;
 pub(crate) mod memory;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
 pub(crate) mod sim;
 #[cfg(test)]
 mod tests;

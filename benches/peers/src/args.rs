@@ -56,7 +56,7 @@ const FULL: Scale = Scale {
     rounds: 3,
     time: Duration::from_millis(600),
     bulk_bytes_max: 512 * MIB,
-    replay_bytes: (128 * MIB, 256 * MIB),
+    replay_bytes: (64 * MIB, 128 * MIB),
     open_bytes: 1_000_000_000,
 };
 const QUICK: Scale = Scale {

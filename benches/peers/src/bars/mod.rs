@@ -9,6 +9,8 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::LazyLock,
+    time::Instant,
 };
 
 pub(crate) use open::fill_until_killed;
@@ -75,7 +77,7 @@ fn attempt(row: &mut Row, what: &str, measure: impl FnOnce(&Entrant) -> Result<S
     if row.failure.is_some() {
         return;
     }
-    eprintln!("{what}: {}", row.entrant.name);
+    eprintln!("{:6.1} s  {what}: {}", started().elapsed().as_secs_f64(), row.entrant.name);
     let outcome = catch_unwind(AssertUnwindSafe(|| measure(row.entrant)));
     match outcome {
         Ok(Ok(sample)) => row.samples.push(sample),
@@ -85,6 +87,12 @@ fn attempt(row: &mut Row, what: &str, measure: impl FnOnce(&Entrant) -> Result<S
     if let Some(failure) = &row.failure {
         eprintln!("  failed: {failure}");
     }
+}
+
+/// When the run began, for the progress lines.
+fn started() -> Instant {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *STARTED
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -21,7 +21,7 @@ pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
     syncs: true,
     checks: true,
     recovers: true,
-    note: "never checkpointed; 64 MiB preallocated; P5 sends one entry of many chunks",
+    note: "never checkpointed; 64 MiB preallocated; P5 is one entry of many chunks",
     open: |dir, _, _| {
         let wal = open(dir, Recover(Arc::default()))?;
         Ok(Box::new(Log { dir: dir.to_owned(), wal: Mutex::new(Some(wal)) }))

@@ -1,0 +1,196 @@
+//! The examples do what they say.
+//!
+//! They are run as their user runs them: as programs, by their arguments and exit codes.
+#![expect(clippy::unwrap_used, reason = "a test fails where it must")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// Builds an example if need be, in the profile of this test, and answers where it is. `cargo test` has built it already; then
+/// this takes a moment. `cargo test --test examples` has not, and a stale one would be tested.
+fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let profile_dir = this.parent().and_then(Path::parent).unwrap();
+    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "test",
+        Some(profile) => profile,
+    };
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--message-format", "json-render-diagnostics"])
+        .args(["--profile", profile, "--example", name, "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "the example does not build: {}", String::from_utf8_lossy(&built.stderr));
+    String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|artifact| artifact["target"]["name"] == name)
+        .find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from))
+        .expect("cargo says where the example is")
+}
+
+fn history(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(BUILT.get_or_init(|| example("1_history")));
+    for arg in args {
+        command.arg(arg);
+    }
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[track_caller]
+fn assert_success(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(output), stderr(output));
+}
+
+/// A row of the printed table.
+#[track_caller]
+fn row(output: &Output, name: &str) -> String {
+    let table = stdout(output);
+    let row = table.lines().find_map(|line| line.strip_prefix(&format!("{name:<14} ")));
+    row.unwrap_or_else(|| panic!("no row {name}:\n{table}")).to_owned()
+}
+
+fn file(dir: &Path, bytes: &[u8]) -> PathBuf {
+    let path = dir.join("events.ndjson");
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn the_history_tells_the_whole_story_by_itself() {
+    let told = history(&[]);
+    assert_success(&told);
+    assert!(row(&told, "events").starts_with("266 of 25 keys, 1887-05-02 to "));
+    assert!(row(&told, "opening").starts_with("killed before, epoch 1"));
+    assert!(row(&told, "found").ends_with("133 of them acknowledged before the crash"));
+    assert!(row(&told, "complete").starts_with("yes"));
+    assert!(stderr(&told).contains("133 events are acknowledged: killing the process"));
+}
+
+#[test]
+fn the_history_goes_on_where_it_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    for crash_after in ["1", "40", "60"] {
+        let killed = history(&[&"--dir", &log, &"--crash-after", &crash_after]);
+        assert!(!matches!(killed.status.code(), Some(0..=2)), "{}{}", stdout(&killed), stderr(&killed));
+    }
+    let finished = history(&[&"--dir", &log]);
+    assert_success(&finished);
+    assert!(row(&finished, "opening").starts_with("killed before"));
+    let again = history(&[&"--dir", &log, &"--crash-after", &"1"]);
+    assert_success(&again);
+    assert_eq!(row(&again, "found"), "266 events");
+    assert_eq!(row(&again, "appended"), "0 events, each on the disk: nothing to do");
+    assert!(row(&again, "opening").starts_with("closed cleanly before"));
+    assert!(row(&again, "no crash").starts_with("only 0 events were left"));
+}
+
+#[test]
+fn the_history_takes_whatever_is_an_event() {
+    let one = r#"{"type":"a","key":"k","time":"1066-10-14T09:00:00+00:17","more":{"x":[1,null,"é"]}}"#;
+    let other = r#"{"time":"1066-10-14T09:00:00Z","key":"","type":"\u00e9 \ud83d\udcda","key2":1e999}"#;
+    let cases: [(&str, Vec<u8>, &str); 7] = [
+        ("empty", Vec::new(), "0 of 0 keys"),
+        ("blank lines only", b"\n\r\n  \n".to_vec(), "0 of 0 keys"),
+        ("one line, no end", one.into(), "1 of 1 keys"),
+        ("CRLF, blank lines", format!("\r\n{one}\r\n\r\n{other}\r\n{one}\r\n").into(), "3 of 2 keys"),
+        ("byte order mark", format!("\u{feff}{one}\n").into(), "1 of 1 keys"),
+        ("gzip", gzip(format!("{one}\n{other}").as_bytes()), "2 of 2 keys"),
+        ("gzip of two members", [gzip(format!("{one}\n").as_bytes()), gzip(other.as_bytes())].concat(), "2 of 2 keys"),
+    ];
+    for (name, bytes, events) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let told = history(&[&file(dir.path(), &bytes)]);
+        assert_success(&told);
+        assert!(row(&told, "events").starts_with(events), "{name}: {}", row(&told, "events"));
+    }
+}
+
+#[test]
+fn the_history_says_what_is_wrong_with_its_input() {
+    let good = r#"{"type":"a","key":"k","time":"1970-01-01T00:00:00Z"}"#;
+    let cases: [(&[u8], &str); 12] = [
+        (b"{\"type\":", ":2: is no JSON (EOF while parsing a value, column 8)"),
+        (b"[1]", ":2: is no JSON object"),
+        (b"{\"type\":\"a\",\"time\":\"1970-01-01T00:00:00Z\"}", ":2: \"key\" is missing or null"),
+        (b"{\"type\":\"a\",\"key\":17,\"time\":\"1970-01-01T00:00:00Z\"}", ":2: \"key\" is 17, which is no text"),
+        (b"{\"type\":\"a\",\"key\":null,\"time\":\"1970-01-01T00:00:00Z\"}", ":2: \"key\" is missing or null"),
+        (b"{\"key\":\"k\",\"time\":\"1970-01-01T00:00:00Z\"}", ":2: \"type\" is missing or null"),
+        (b"{\"type\":\"a\",\"key\":\"k\"}", ":2: \"time\" is missing or null"),
+        (b"{\"type\":\"a\",\"key\":\"k\",\"time\":\"yesterday\"}", ":2: \"time\" is \"yesterday\""),
+        (b"{\"type\":\"a\",\"key\":\"k\",\"time\":\"1970-01-01T00:00:00\"}", ":2: \"time\" is \"1970-01-01T00:00:00\""),
+        (
+            b"{\"type\":\"a\",\"key\":\"k\",\"key\":\"l\",\"time\":\"1970-01-01T00:00:00Z\"}",
+            ":2: is no JSON (duplicate field",
+        ),
+        (b"\xff\xfe", ":2: is not UTF-8"),
+        (b"{} {}", ":2: is no JSON (trailing characters"),
+    ];
+    for (line, message) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path(), &[good.as_bytes(), b"\n", line].concat());
+        assert_refused(&[&path], &format!("{}{message}", path.display()));
+        assert_refused(&[&path], "expected one JSON object with \"type\" and \"key\" (text)");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cut = gzip(good.repeat(500).replace("}{", "}\n{").as_bytes());
+    let path = file(dir.path(), &cut[..cut.len() - 9]);
+    assert_refused(&[&path], "cannot be read");
+    assert_refused(&[&dir.path().join("nowhere")], "nowhere: cannot be read");
+    assert_refused(&[&dir.path()], "cannot be read");
+}
+
+#[test]
+fn the_history_says_what_is_wrong_with_its_arguments() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_refused(&[&"--crash-after", &"0"], "--crash-after: expected a whole number from 1");
+    assert_refused(&[&"--crash-after"], "--crash-after: expected a whole number from 1");
+    assert_refused(&[&"--crash-after", &"267"], "has 266 events");
+    assert_refused(&[&"--dir"], "--dir: expected a directory");
+    assert_refused(&[&"--quick"], "--quick: unknown");
+    assert_refused(&[&"a", &"b"], "b: expected one PATH only");
+    assert_refused(&[&"--dir", &file(dir.path(), b"")], "events.ndjson");
+    let help = history(&[&"--help"]);
+    assert_success(&help);
+    assert!(stdout(&help).contains("exit code: 0 if everything holds"));
+}
+
+#[test]
+fn the_history_notices_a_log_of_another_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let line = |kind| format!(r#"{{"type":"{kind}","key":"k","time":"1970-01-01T00:00:00Z"}}"#);
+    assert_success(&history(&[&file(dir.path(), line("a").as_bytes()), &"--dir", &log]));
+    let other = history(&[&file(dir.path(), line("b").as_bytes()), &"--dir", &log]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("not the text of line 1"), "{}", stderr(&other));
+}
+
+/// Exit code 2, and one line that says why.
+#[track_caller]
+fn assert_refused(args: &[&dyn AsRef<std::ffi::OsStr>], message: &str) {
+    let refused = history(args);
+    let said = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains(message), "{message:?} is not in {said:?}");
+    assert_eq!(said.lines().count(), 1, "{said:?}");
+}
