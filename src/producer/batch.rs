@@ -90,8 +90,7 @@ impl Batch {
             Some(ours) if !Arc::ptr_eq(ours, engine) => {
                 return Err(Error::invalid("the topics of one batch must belong to one opened log"));
             }
-            Some(_) => {}
-            None => self.engine = Some(Arc::clone(engine)),
+            _ => {}
         }
         let state = topic.state.snapshot();
         let partition = match (&record.partition, &record.key) {
@@ -106,7 +105,8 @@ impl Batch {
         let bytes_max = engine.committer.bytes_max();
         let now = || engine.env.clock.now_micros();
         with_encoded(&*topic.codec, &record, state.settings.record_bytes_max, now, |encoded| {
-            let grown = self.bytes + encoded.len();
+            let is_known = self.frames.iter().any(|part| Arc::ptr_eq(&part.partition, &partition));
+            let grown = self.bytes + encoded.len() + if is_known { 0 } else { FRAME_BYTES };
             if grown + BATCH_OVERHEAD_BYTES > bytes_max {
                 return Err(Error::invalid(format!(
                     "the batch would have {grown} bytes; the log's `commit_bytes_max` is {bytes_max}, of which \
@@ -117,6 +117,7 @@ impl Batch {
             let record = builder.record_count();
             encoded.put(builder);
             self.bytes = grown;
+            self.engine.get_or_insert_with(|| Arc::clone(engine));
             self.places.push(Place { frame, record, timestamp: encoded.timestamp });
             Ok(())
         })
@@ -126,7 +127,6 @@ impl Batch {
         let index = match self.frames.iter().position(|part| Arc::ptr_eq(&part.partition, &partition)) {
             Some(index) => index,
             None => {
-                self.bytes += FRAME_BYTES;
                 self.frames.push(Part { partition, durability, builder: FrameBuilder::new() });
                 self.frames.len() - 1
             }
