@@ -23,10 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("partition", &["error", "planted", "storage", "format", "segment"]),
     ("journal", &["error", "planted", "storage", "format", "segment"]),
     // L4: the open directory.
-    (
-        "log",
-        &["error", "text", "planted", "record", "storage", "format", "segment", "partition", "journal"],
-    ),
+    ("log", &["error", "text", "planted", "record", "storage", "format", "segment", "partition", "journal"]),
     // L5: handles on a topic, and writing.
     ("topic", &["error", "codec", "partitioner", "record", "partition", "log"]),
     ("producer", &["error", "codec", "partitioner", "record", "format", "partition", "log", "topic"]),
@@ -194,6 +191,7 @@ fn nothing_unfinished_and_no_time_of_its_own() {
 
 #[test]
 fn the_reader_of_the_sources_can_read() {
-    let code = code("use crate::{a::{b, c}, d};\n//! crate::doc\nlet x = crate::e::f(); // crate::g\nmacro(my_crate::h)\n");
+    let code =
+        code("use crate::{a::{b, c}, d};\n//! crate::doc\nlet x = crate::e::f(); // crate::g\nmacro(my_crate::h)\n");
     assert_eq!(named(&code).iter().map(String::as_str).collect::<Vec<_>>(), ["a", "d", "e"]);
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use event_listener::{Event, Listener};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
 use crate::format::record::FrameBuilder;
 use crate::partition::Partition;
 use crate::planted::{self, Bug};
@@ -151,6 +151,15 @@ impl Ticket {
     }
 }
 
+/// Who carries an append's commit out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leader {
+    /// The commit thread: it is woken if it sleeps.
+    Thread,
+    /// The caller, who leads right after this and would only race with the thread.
+    Caller,
+}
+
 /// Why an append was not taken.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -175,6 +184,7 @@ impl Committer {
         &self,
         partition: &Arc<Partition>,
         len: usize,
+        leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
         let mut queue = self.admit(len)?;
@@ -194,7 +204,7 @@ impl Committer {
         fill(&mut single.builder);
         *bytes += single.builder.len() - before;
         let ticket = Ticket { group: Arc::clone(&single.promise.0), first };
-        self.wake(queue);
+        self.wake(queue, leader);
         Ok(ticket)
     }
 
@@ -202,6 +212,7 @@ impl Committer {
     pub(crate) fn enqueue_unit(
         &self,
         frames: Vec<(Arc<Partition>, FrameBuilder)>,
+        leader: Leader,
     ) -> Result<Arc<Group>, (Refused, Vec<(Arc<Partition>, FrameBuilder)>)> {
         let len = frames.iter().map(|(_, builder)| framed(builder)).sum();
         let mut queue = match self.admit(len) {
@@ -212,7 +223,7 @@ impl Committer {
         let group = Arc::clone(&promise.0);
         queue.bytes += len;
         queue.work.units.push(Unit { frames, promise });
-        self.wake(queue);
+        self.wake(queue, leader);
         Ok(group)
     }
 
@@ -229,8 +240,8 @@ impl Committer {
     }
 
     #[inline]
-    fn wake(&self, queue: MutexGuard<'_, Queue>) {
-        let wake = queue.thread_sleeps && !queue.leading;
+    fn wake(&self, queue: MutexGuard<'_, Queue>, leader: Leader) {
+        let wake = leader == Leader::Thread && queue.thread_sleeps && !queue.leading;
         drop(queue);
         if wake {
             self.work.notify_one();
