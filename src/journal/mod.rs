@@ -164,20 +164,15 @@ impl Journal {
     fn next_file(&mut self) -> io::Result<(usize, Arc<dyn File>)> {
         let storage = &*self.env.storage;
         if let Some(slot) = self.free.pop() {
-            let opened = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite);
-            return match opened {
-                Ok(file) => {
-                    let len = file.len()?;
-                    if len < self.file_bytes {
-                        write_zeros(&*file, len, self.file_bytes)?;
-                    }
-                    Ok((slot, file))
+            let open = || {
+                let file = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite)?;
+                let len = file.len()?;
+                if len < self.file_bytes {
+                    write_zeros(&*file, len, self.file_bytes)?;
                 }
-                Err(error) => {
-                    self.free.push(slot);
-                    Err(error)
-                }
+                Ok((slot, file))
             };
+            return open().inspect_err(|_| self.free.push(slot));
         }
         let slot = self.slots;
         let path = self.dir.join(file_name(slot));
