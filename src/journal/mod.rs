@@ -258,7 +258,8 @@ impl Journal {
     pub(crate) fn free_upto(&mut self, sequence: u64) {
         while let Some((first, slot)) = self.live.front().copied().filter(|(first, _)| *first <= sequence) {
             self.live.pop_front();
-            self.free.push(slot);
+            // Behind a file whose beginning failed: that one has this sequence number, perhaps durably, and comes next.
+            self.free.insert(0, slot);
             if self.next_sequence == first + 1 {
                 self.active = None;
             }

@@ -175,10 +175,12 @@ fn replay_file(
             corruption(name, at as u64),
         ));
     }
-    let last = scan::last_nonzero(&ring.file, at as u64, ring.len).map_err(failed)?;
-    let is_ours = |why| !matches!(why, FormatError::Incarnation | FormatError::Zeros);
-    if is_ours(why) && next_entry.is_none() {
-        replayed.torn_bytes += last.map_or(0, |last| last - at as u64);
+    // In a recycled file the last entry may end in the middle of a stale one: only what a header of this incarnation claims was
+    // ever begun.
+    let begun = frame::find_header(&bytes, ring.header.incarnation, at).filter(|(found, _)| *found == at);
+    if let Some((_, header)) = begun.filter(|_| next_entry.is_none()) {
+        let last = scan::last_nonzero(&ring.file, at as u64, ring.len).map_err(failed)?;
+        replayed.torn_bytes += last.map_or(0, |last| (last - at as u64).min(header.frame_len() as u64));
     }
     Ok(())
 }

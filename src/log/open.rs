@@ -302,7 +302,7 @@ struct Redo<'a> {
     root: &'a Path,
     topics: &'a [FoundTopic],
     files: BTreeMap<PathBuf, Arc<dyn File>>,
-    /// For each partition the offset after its last frame that is where it belongs.
+    /// For each partition the offset after the last frame that the journal holds of it.
     upto: BTreeMap<(u128, u32), u64>,
     restored: u64,
     damage: Vec<Error>,
@@ -317,6 +317,8 @@ impl Redo<'_> {
             // The topic was deleted after the commit.
             return Ok(());
         };
+        let upto = self.upto.entry((target.topic_id, target.partition)).or_default();
+        *upto = (*upto).max(frame.header.next_offset());
         let dir = partition_dir(&topic.dir, target.partition);
         let path = dir.join(Segment::file_name(target.segment_base));
         let failed = |error| Error::io(format!("cannot restore a commit to {}", path.display()), error);
@@ -328,8 +330,6 @@ impl Redo<'_> {
                 Err(error) => return Err(failed(error)),
             },
         };
-        let upto = self.upto.entry((target.topic_id, target.partition)).or_default();
-        *upto = (*upto).max(frame.header.next_offset());
         let mut there = vec![0; frame.bytes.len()];
         let read = read_full_at(&*file, &mut there, target.position).map_err(failed)?;
         if scan::is_newer(&there[..read], &frame.header) {

@@ -268,9 +268,8 @@ impl Recovery<'_> {
     ) -> Result<(SegmentPlace, End)> {
         let Some(first) = found.first() else {
             // Nothing was ever written, or everything has gone.
-            let next_offset = checkpoint.map_or(0, |entry| entry.place.next_offset);
-            if next_offset > log_start {
-                return Err(missing(self.owner, next_offset, "the partition's segments are missing"));
+            if self.certain > log_start {
+                return Err(missing(self.owner, log_start, "the partition's segments are missing"));
             }
             return Ok((first_place(log_start, 0), End::Intact));
         };
@@ -303,6 +302,10 @@ impl Recovery<'_> {
                 return Ok((place, End::Damaged(damaged)));
             }
             index += 1;
+        }
+        if place.next_offset < self.certain {
+            let error = missing(self.owner, place.next_offset, "the partition ends before records that were on the disk");
+            return Ok((place, End::Damaged(error)));
         }
         Ok((place, End::Intact))
     }
