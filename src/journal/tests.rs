@@ -406,3 +406,46 @@ fn a_file_that_was_never_counted_is_not_mistaken_for_a_later_one() {
     ring.append();
     assert_eq!(ring.numbers(), [0]);
 }
+
+/// The manifest that counted the newest file is damaged, and the older one is believed.
+#[test]
+fn a_file_that_holds_entries_is_read_though_the_manifest_does_not_count_it() {
+    let mut ring = Ring::new();
+    for _ in 0..2 * Ring::per_file() + 1 {
+        ring.append();
+    }
+    let all = ring.journal.live();
+    for next in all.first..=all.next {
+        assert_eq!(ring.replay(Live { next, ..all }).unwrap().0, ring.numbers());
+    }
+    ring.journal.rotate().unwrap();
+    let (numbers, replayed) = ring.replay(all).unwrap();
+    assert_eq!((numbers, replayed.next_sequence), (ring.numbers(), all.next + 1), "one without an entry is left alone");
+}
+
+#[test]
+fn files_whose_numbers_overlap_are_refused() {
+    let mut ring = Ring::new();
+    for _ in 0..=Ring::per_file() {
+        ring.append();
+    }
+    let mut bytes = ring.disk.read_file(path(1));
+    bytes[48..56].copy_from_slice(&(Ring::per_file() - 1).to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    ring.disk.write_file(path(1), &bytes);
+    assert!(ring.corruption().contains("twice"));
+}
+
+#[test]
+fn a_recycled_file_that_cannot_be_opened_is_not_lost() {
+    let mut ring = Ring::new();
+    ring.journal.free_upto(0);
+    let free = ring.journal.free.len();
+    ring.disk.truncate(path(0), 100);
+    ring.disk.fail_at(ring.disk.calls(), SimFault::Enospc);
+    ring.journal.rotate().unwrap_err();
+    assert_eq!(ring.journal.free.len(), free);
+    ring.journal.rotate().unwrap();
+    assert_eq!(ring.journal.slots, 1);
+}

@@ -48,7 +48,7 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
             create_log(&env, &root)?
         }
     };
-    let before = *manifest.current();
+    let mut before = *manifest.current();
     report.clean = before.clean;
     let found = catalogue::load(&env, &root)?;
     // A new manifest may have got its name from a creation that failed right after.
@@ -71,6 +71,12 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         journal::recover::replay(&env, &root.join(JOURNAL_DIR), before.log_id, live, |frame| redo.apply(frame))?
     };
     redo.sync()?;
+    if before.clean && replayed.entries > 0 {
+        // The mark is that of an older slot of the manifest: the newer one is damaged.
+        before.clean = false;
+        report.clean = false;
+        adopt_names(&env, &root, &found)?;
+    }
     report.journal_entries = replayed.entries;
     report.journal_frames_restored = redo.restored;
     report.cut_bytes = replayed.torn_bytes;
