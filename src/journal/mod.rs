@@ -41,6 +41,8 @@ pub(crate) struct Journal {
     log_id: u128,
     file_bytes: u64,
     active: Option<Active>,
+    /// The names of the files that were found are durable.
+    names_synced: bool,
     /// The manifest counts the active file among those that recovery reads.
     counted: bool,
     /// Files that hold entries not yet checkpointed, oldest first, the active one last.
@@ -77,6 +79,7 @@ impl Journal {
             log_id,
             file_bytes,
             active: None,
+            names_synced: false,
             counted: false,
             live: VecDeque::new(),
             free: (0..slots).rev().collect(),
@@ -163,6 +166,12 @@ impl Journal {
     /// A free file of the ring, or a new one written full of zeros, so that no later sync has to change its size.
     fn next_file(&mut self) -> io::Result<(usize, Arc<dyn File>)> {
         let storage = &*self.env.storage;
+        if !self.names_synced && !self.free.is_empty() {
+            // An earlier process may have failed to make the names of the files durable that it left.
+            create_dirs(storage, &self.dir)?;
+            storage.sync_dir(&self.dir)?;
+            self.names_synced = true;
+        }
         if let Some(slot) = self.free.pop() {
             let opened = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite);
             return match opened {
