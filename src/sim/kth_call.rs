@@ -43,7 +43,9 @@ impl Run {
     /// Topics of each kind; appends, units, rotations of segments and of the journal, checkpoints.
     fn work(&mut self, engine: &Engine) {
         for (name, durability) in [("s", Durability::Sync), ("o", Durability::Os)] {
-            self.step(engine.create_topic(name, settings(2, durability)));
+            if engine.topic(name).is_err() {
+                self.step(engine.create_topic(name, settings(2, durability)));
+            }
         }
         for round in 0..4 {
             for partition in 0..2 {
@@ -60,7 +62,9 @@ impl Run {
             engine.do_upkeep(Duration::MAX);
             if round == 2 {
                 self.step(engine.checkpoint());
-                self.step(engine.add_partitions("o", 3));
+                if engine.topic("o").is_ok_and(|topic| topic.settings().partitions == 2) {
+                    self.step(engine.add_partitions("o", 3));
+                }
             }
         }
         self.step(engine.create_topic("gone", settings(1, Durability::Sync)));
@@ -121,9 +125,6 @@ fn run(plan: Plan) -> Verdict<u64> {
             ErrorKind::Poisoned,
             // What could not be created is not there.
             ErrorKind::NotFound,
-            ErrorKind::AlreadyExists,
-            // More partitions than those that are there by now.
-            ErrorKind::Invalid,
         ];
         ensure!(kinds.contains(&error.kind()), "a failed call became {error:?}");
         ensure!(fired > 0, "nothing failed, yet {error:?}");
@@ -199,7 +200,7 @@ fn calls() -> u64 {
         let (bench, disk) = bench();
         let mut run = Run::default();
         run.all(&bench, &disk);
-        assert!(run.errors.iter().all(|error| error.kind() == ErrorKind::Invalid), "{:?}", run.errors);
+        assert!(run.errors.is_empty(), "{:?}", run.errors);
         disk.calls()
     })
 }
