@@ -61,7 +61,14 @@ impl Log {
         topics: impl IntoIterator<Item = &'a str>,
         start: Start,
     ) -> Result<Replay<Bytes, Raw>> {
-        let topics = topics.into_iter().map(|name| self.inner.engine.topic(name)).collect::<Result<Vec<_>>>()?;
-        Ok(Replay::new(Arc::clone(&self.inner), Arc::new(Raw), Scope::Topics(topics), start))
+        let mut found = Vec::new();
+        for name in topics {
+            let topic = self.inner.engine.topic(name)?;
+            // One that is named twice is read once.
+            if !found.iter().any(|known| Arc::ptr_eq(known, &topic)) {
+                found.push(topic);
+            }
+        }
+        Ok(Replay::new(Arc::clone(&self.inner), Arc::new(Raw), Scope::Topics(found), start))
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Replayed {
     pub(crate) torn_bytes: u64,
     /// Files of the ring on the disk.
     pub(crate) slots: usize,
-    /// One past the highest sequence number of any of them, needed or not.
+    /// Above the sequence of any of them, needed or not: two files of one sequence could not be told apart.
     pub(crate) next_sequence: u64,
 }
 
@@ -47,8 +47,8 @@ pub(crate) fn replay(
     mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
 ) -> Result<Replayed> {
     let (mut ring, slots) = open_ring(env, dir, log_id)?;
-    // A file may have been begun that nobody counted: a new one must not be taken for it.
-    let next_sequence = ring.iter().map(|file| file.header.sequence + 1).max().unwrap_or(0).max(live.next);
+    let newest = ring.iter().map(|file| file.header.sequence.saturating_add(1)).max();
+    let next_sequence = live.next.max(newest.unwrap_or(0));
     let mut replayed = Replayed { slots, next_sequence, ..Replayed::default() };
     ring.retain(|file| (live.first..live.next).contains(&file.header.sequence));
     ring.sort_by_key(|file| file.header.sequence);
@@ -143,10 +143,12 @@ fn replay_file(
             corruption(name, at as u64),
         ));
     }
-    let last = scan::last_nonzero(&ring.file, at as u64, ring.len).map_err(failed)?;
-    let is_ours = |why| !matches!(why, FormatError::Incarnation | FormatError::Zeros);
-    if is_ours(why) && next_entry.is_none() {
-        replayed.torn_bytes += last.map_or(0, |last| last - at as u64);
+    // In a recycled file the last entry may end in the middle of a stale one: only what a header of this incarnation claims was
+    // ever begun.
+    let begun = frame::find_header(&bytes, ring.header.incarnation, at).filter(|(found, _)| *found == at);
+    if let Some((_, header)) = begun.filter(|_| next_entry.is_none()) {
+        let last = scan::last_nonzero(&ring.file, at as u64, ring.len).map_err(failed)?;
+        replayed.torn_bytes += last.map_or(0, |last| (last - at as u64).min(header.frame_len() as u64));
     }
     Ok(())
 }

@@ -177,6 +177,13 @@ fn stale_entries_of_a_recycled_file_are_ignored() {
         }
         assert_eq!(ring.numbers(), (first..ring.next).collect::<Vec<_>>());
         assert_eq!(ring.replay(ring.journal.live()).unwrap().1.slots, 1);
+        // Entries of other sizes end in the middle of stale ones, and nothing was torn there either.
+        let whole = ring.disk.read_file(path(0));
+        let end = Ring::entry_at(expected) as usize;
+        ring.disk.write_file(path(0), &[&whole[..end], &whole[end + 7..]].concat());
+        let (numbers, replayed) = ring.replay(ring.journal.live()).unwrap();
+        assert_eq!((numbers.len() as u64, replayed.torn_bytes), (u64::from(ring.next - first), 0));
+        ring.disk.write_file(path(0), &whole);
     }
 }
 
@@ -197,7 +204,10 @@ fn a_torn_last_entry_is_dropped_wherever_it_is_torn() {
             continue;
         }
         assert_eq!(numbers, [0]);
+        // What cannot say that it is an entry of this file is not told from what was there before.
+        let header = start..start + FRAME_HEADER_BYTES;
         let left = torn[start..].iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
+        let left = if torn[header.clone()] == whole[header] { left } else { 0 };
         assert_eq!(replayed.torn_bytes, left, "cut at {cut}");
     }
     // The file itself may end early, too.
@@ -373,4 +383,25 @@ fn a_power_loss_at_any_call_keeps_what_was_acknowledged() {
         assert!(numbers.len() <= acknowledged.len() + 1, "seed {seed}");
         drop(ring.disk.open(&path(0), OpenMode::Read).unwrap());
     }
+}
+
+/// A file was begun, but the power went before the manifest counted it. The next session must not give another file the same
+/// sequence.
+#[test]
+fn a_file_that_was_never_counted_is_not_mistaken_for_a_later_one() {
+    let mut ring = Ring::new();
+    for _ in 0..Ring::per_file() {
+        ring.append();
+    }
+    let counted = ring.journal.live();
+    ring.journal.rotate().unwrap();
+    let (numbers, replayed) = ring.replay(counted).unwrap();
+    assert_eq!((numbers.len() as u64, replayed.next_sequence), (Ring::per_file(), counted.next + 1));
+
+    let next = replayed.next_sequence;
+    ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, replayed.slots, next);
+    ring.next = 0;
+    ring.journal.rotate().unwrap();
+    ring.append();
+    assert_eq!(ring.numbers(), [0]);
 }

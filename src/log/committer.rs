@@ -181,7 +181,12 @@ impl Committer {
         let slot = partition.queue_slot.load(Ordering::Relaxed);
         let slot = match queue.work.singles.get(slot) {
             Some(single) if Arc::ptr_eq(&single.partition, partition) => slot,
-            _ => queue.new_single(partition).map_err(Refused::Failed)?,
+            _ => {
+                let slot = queue.new_single(partition).map_err(Refused::Failed)?;
+                // What each frame costs in the journal counts, or a group over very many partitions would not fit into it.
+                queue.bytes += FRAME_OVERHEAD_BYTES;
+                slot
+            }
         };
         let Queue { work, bytes, .. } = &mut *queue;
         let Some(single) = work.singles.get_mut(slot) else { return Err(Refused::Full) };
@@ -234,8 +239,8 @@ impl Committer {
 
     /// Takes everything that is pending, unless somebody else is committing.
     pub(crate) fn try_lead(&self) -> Option<Work> {
-        let mut queue = lock(&self.queue);
-        (!queue.leading && !queue.work.is_empty()).then(|| self.take(&mut queue))
+        let queue = lock(&self.queue);
+        (!queue.leading && !queue.work.is_empty()).then(|| self.take(queue))
     }
 
     /// Waits until there is something to commit; `None` once the committer is stopped and empty.
@@ -243,7 +248,7 @@ impl Committer {
         let mut queue = lock(&self.queue);
         loop {
             if !queue.leading && !queue.work.is_empty() {
-                return Some(self.take(&mut queue));
+                return Some(self.take(queue));
             }
             if queue.stopping && !queue.leading {
                 return None;
@@ -254,13 +259,15 @@ impl Committer {
         }
     }
 
-    fn take(&self, queue: &mut Queue) -> Work {
+    fn take(&self, mut queue: MutexGuard<'_, Queue>) -> Work {
         queue.leading = true;
         queue.bytes = 0;
         let work = std::mem::take(&mut queue.work);
         for single in &work.singles {
             single.partition.queue_slot.store(usize::MAX, Ordering::Relaxed);
         }
+        // Wakers are other people's code: none runs under the lock.
+        drop(queue);
         self.space.notify(usize::MAX);
         work
     }
@@ -321,9 +328,7 @@ impl Committer {
                 queue.drains = false;
                 continue;
             }
-            let work = self.take(&mut queue);
-            drop(queue);
-            carry_out(work);
+            carry_out(self.take(queue));
             queue = lock(&self.queue);
         }
     }
@@ -362,5 +367,8 @@ impl Work {
 
 /// Bytes of a frame in a journal entry, with a share of the entry's header.
 fn framed(builder: &FrameBuilder) -> usize {
-    builder.len() + JOURNAL_FRAME_OVERHEAD_BYTES + FRAME_HEADER_BYTES
+    builder.len() + FRAME_OVERHEAD_BYTES
 }
+
+/// What a frame costs in a journal entry, beside its own bytes.
+const FRAME_OVERHEAD_BYTES: usize = JOURNAL_FRAME_OVERHEAD_BYTES + FRAME_HEADER_BYTES;

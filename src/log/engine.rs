@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// A checkpoint is on the list of things to do.
     checkpoint_wanted: AtomicBool,
+    /// Every partition there ever will be is closed: what is visible now is all.
+    ended: AtomicBool,
 }
 
 impl fmt::Debug for Engine {
@@ -98,6 +100,7 @@ impl Engine {
             names_unknown: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -113,6 +116,11 @@ impl Engine {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether the closing has come so far that nothing becomes visible any more.
+    pub(crate) fn takes_no_more(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -184,12 +192,17 @@ impl Engine {
         }
     }
 
-    /// A commit number below which everything in `partitions` is visible, for reading several in one order.
+    /// The number that the next commit takes: whatever is acknowledged by now has a lower one.
+    pub(crate) fn next_commit(&self) -> u64 {
+        self.next_commit.load(Ordering::SeqCst)
+    }
+
+    /// A commit number, `next` at the most, below which everything in `partitions` is visible, for following several in one
+    /// order. `next` is a [`next_commit`](Self::next_commit) from before `partitions` were looked up.
     ///
     /// Whoever is about to take numbers first announces the counter's value in the partitions concerned. So either a number
-    /// below the counter is announced there, or what has it is visible by now.
-    pub(crate) fn horizon<'a>(&self, partitions: impl Iterator<Item = &'a Arc<Partition>>) -> u64 {
-        let next = self.next_commit.load(Ordering::SeqCst);
+    /// below `next` is announced there, or what has it is visible by now.
+    pub(crate) fn horizon_below<'a>(&self, next: u64, partitions: impl Iterator<Item = &'a Arc<Partition>>) -> u64 {
         partitions.map(|partition| partition.inflight()).fold(next, u64::min)
     }
 
@@ -280,6 +293,7 @@ impl Engine {
         if self.names_unknown.load(Ordering::Relaxed) {
             first = first.or(self.sync_names().err());
         }
+        self.ended.store(true, Ordering::Release);
         let failed = first.or_else(|| lock(&self.journal).failure().cloned()).or_else(|| self.first_poisoned());
         self.finish(failed.is_none())?;
         failed.map_or(Ok(()), Err)

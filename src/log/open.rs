@@ -93,20 +93,22 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
 
     let next_commit = next_commit(&before, last_commit);
     report.epoch = before.epoch + u64::from(!before.clean);
+    let next_sequence = replayed.next_sequence.max(before.journal_next);
     let journal = Journal::new(
         env.clone(),
         root.join(JOURNAL_DIR),
         before.log_id,
         settings.journal_bytes,
         replayed.slots,
-        replayed.next_sequence.max(before.journal_next),
+        next_sequence,
     );
     let serial = last.map_or(0, |checkpoint| checkpoint.serial).max(before.checkpoint);
     let opened = Manifest {
         clean: planted::is(Bug::CleanMarkStays) && before.clean,
         epoch: report.epoch,
         commit_limit: next_commit + COMMIT_RESERVE,
-        journal_first: before.journal_next,
+        journal_first: next_sequence,
+        journal_next: next_sequence,
         ..before
     };
     let mut checkpointed = checkpoint::Checkpointed { serial, entries };

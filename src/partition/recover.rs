@@ -155,8 +155,9 @@ impl Recovery<'_> {
                 break;
             }
             if let Some(segment) = self.open_segment(*base)? {
-                // Only the newest can be in use without a record: see `remove_unused_after`.
-                if is_last || !segment.is_empty()? {
+                // Only the newest can be in use without a record: see `remove_unused_after`. Not so the first: if it is empty
+                // the records between it and the next are lost, and the partition still begins where it does.
+                if is_last || found.is_empty() || !segment.is_empty()? {
                     found.push(segment);
                 } else {
                     self.remove_unused(segment)?;
@@ -176,14 +177,14 @@ impl Recovery<'_> {
     fn is_torn(&self, bases: &[u64]) -> Result<bool> {
         let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else { return Ok(false) };
         let mut files = Vec::with_capacity(bases.len());
-        for base in bases {
+        for (index, base) in bases.iter().enumerate() {
             let path = self.dir.join(Segment::file_name(*base));
             let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
             let file = self.env.storage.open(&path, OpenMode::Read).map_err(failed)?;
             let mut bytes = [0; SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES];
             let read = read_full_at(&*file, &mut bytes, 0).map_err(failed)?;
             let (header, frame) = bytes[..read].split_at(read.min(SEGMENT_HEADER_BYTES));
-            if files.is_empty() && SegmentHeader::decode(header).is_ok() {
+            if index == 0 && SegmentHeader::decode(header).is_ok() {
                 return Ok(false);
             }
             let incarnation = FrameHeader::decode(frame).map(|frame| frame.incarnation);

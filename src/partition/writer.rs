@@ -104,6 +104,15 @@ pub(crate) struct WriterGuard<'a> {
     writer: MutexGuard<'a, Writer>,
 }
 
+/// A panic between the two announcements must not hold readers up for ever: nobody commits what was announced any more.
+impl Drop for WriterGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.partition.announce_end();
+        }
+    }
+}
+
 impl Partition {
     /// Waits for the writer.
     pub(crate) fn writer(&self) -> WriterGuard<'_> {
@@ -135,8 +144,9 @@ impl Partition {
 
     #[inline]
     fn announce_written(&self, answer: Result<FrameHeader>) -> Result<Written> {
-        let header = answer?;
+        // After a failure as well: readers of several partitions were held up by the number that was announced.
         self.changed.notify(usize::MAX);
+        let header = answer?;
         Ok(Written { base_offset: header.base_offset, commit: header.commit })
     }
 
@@ -281,6 +291,11 @@ impl WriterGuard<'_> {
     pub(crate) fn sync(&mut self) -> Result<()> {
         if planted::is(Bug::AckBeforeSync) {
             return Ok(());
+        }
+        if let Some(failure) = self.partition.failure() {
+            // A sync has failed since the frame was written, when a segment was sealed. A second one may well succeed, and
+            // would prove nothing.
+            return Err(failure.clone());
         }
         if !self.partition.config.synced {
             return self.sync_relaxed();

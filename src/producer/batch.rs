@@ -66,7 +66,7 @@ struct Place {
     timestamp: i64,
 }
 
-/// Where a record goes: to a frame of the batch, or to a partition that may have none yet.
+/// Where a record goes: to a frame of the batch, or to a partition that has none yet.
 enum Chosen<'a> {
     Frame(usize),
     Partition(&'a Arc<Partition>),
@@ -102,8 +102,7 @@ impl Batch {
             Some(ours) if !Arc::ptr_eq(ours, engine) => {
                 return Err(Error::invalid("the topics of one batch must belong to one opened log"));
             }
-            Some(_) => {}
-            None => self.engine = Some(Arc::clone(engine)),
+            _ => {}
         }
         let state = match self.last.take() {
             Some(last) if last.topic_id == topic.state.id => last,
@@ -116,20 +115,20 @@ impl Batch {
 
     fn add_to<T, C: Codec<T>>(&mut self, topic: &Topic<T, C>, state: &Snapshot, record: &Record<T>) -> Result<()> {
         let engine = topic.engine();
-        let chosen = match (&record.partition, &record.key) {
-            // Keyless records of one batch stay together.
+        // Keyless records of one batch stay together.
+        let together = match (&record.partition, &record.key) {
             (None, None) => self.frames.iter().position(|part| part.partition.owner.topic_id == topic.state.id),
             _ => None,
         };
-        let chosen = match chosen {
+        let chosen = match together {
             Some(frame) => Chosen::Frame(frame),
-            None => Chosen::Partition(choose(record, &state.partitions, &topic.sticky, topic.name())?),
+            None => self.find(choose(record, &state.partitions, &topic.sticky, topic.name())?),
         };
         let durability = state.settings.durability;
         let bytes_max = engine.committer.bytes_max();
         let now = *self.now.get_or_insert_with(|| engine.env.clock.now_micros());
         with_encoded(&*topic.codec, record, state.settings.record_bytes_max, || now, |encoded| {
-            let grown = self.bytes + encoded.len();
+            let grown = self.bytes + encoded.len() + if matches!(chosen, Chosen::Partition(_)) { FRAME_BYTES } else { 0 };
             if grown + BATCH_OVERHEAD_BYTES > bytes_max {
                 return Err(Error::invalid(format!(
                     "the batch would have {grown} bytes; the log's `commit_bytes_max` is {bytes_max}, of which \
@@ -140,25 +139,31 @@ impl Batch {
             let record = builder.record_count();
             encoded.put(builder);
             self.bytes = grown;
+            self.engine.get_or_insert_with(|| Arc::clone(engine));
             self.places.push(Place { frame, record, timestamp: encoded.timestamp });
             Ok(())
         })
     }
 
+    /// The frame of a partition, looked for first where the last record went.
+    #[inline]
+    fn find<'a>(&self, partition: &'a Arc<Partition>) -> Chosen<'a> {
+        let is_of = |part: &Part| Arc::ptr_eq(&part.partition, partition);
+        if self.frames.get(self.last_frame).is_some_and(is_of) {
+            return Chosen::Frame(self.last_frame);
+        }
+        self.frames.iter().position(is_of).map_or(Chosen::Partition(partition), Chosen::Frame)
+    }
+
     #[inline]
     fn frame(&mut self, chosen: Chosen<'_>, durability: Durability) -> (u32, &mut FrameBuilder) {
-        let is_of = |part: &Part, partition: &Arc<Partition>| Arc::ptr_eq(&part.partition, partition);
         let index = match chosen {
             Chosen::Frame(index) => index,
-            Chosen::Partition(partition) => match self.frames.get(self.last_frame) {
-                Some(part) if is_of(part, partition) => self.last_frame,
-                _ => self.frames.iter().position(|part| is_of(part, partition)).unwrap_or_else(|| {
-                    self.bytes += FRAME_BYTES;
-                    let part = Part { partition: Arc::clone(partition), durability, builder: FrameBuilder::new() };
-                    self.frames.push(part);
-                    self.frames.len() - 1
-                }),
-            },
+            Chosen::Partition(partition) => {
+                let part = Part { partition: Arc::clone(partition), durability, builder: FrameBuilder::new() };
+                self.frames.push(part);
+                self.frames.len() - 1
+            }
         };
         self.last_frame = index;
         (index as u32, &mut self.frames[index].builder)

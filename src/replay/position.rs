@@ -9,8 +9,9 @@ use crate::partition::Partition;
 use crate::partition::cursor::PartitionCursor;
 use crate::segment::index::Target;
 
-/// The first offset to read of each of `partitions`, and how many records of their merged order to pass over.
-pub(super) fn resolve(partitions: &[Arc<Partition>], start: Start) -> Result<(Vec<u64>, u64)> {
+/// The first offset to read of each of `partitions`, and how many records of their merged order to pass over. `ends` are their
+/// visible ends, looked at once: they move while this counts.
+pub(super) fn resolve(partitions: &[Arc<Partition>], ends: &[u64], start: Start) -> Result<(Vec<u64>, u64)> {
     let mut pass_over = 0;
     let offsets = match start {
         Start::Offset(offset) => match partitions {
@@ -23,15 +24,13 @@ pub(super) fn resolve(partitions: &[Arc<Partition>], start: Start) -> Result<(Ve
             }
         },
         Start::Last(count) => {
-            let available = |partition: &Arc<Partition>| partition.visible_end() - partition.log_start();
-            let offsets: Vec<u64> = partitions
-                .iter()
-                .map(|partition| partition.visible_end() - available(partition).min(count))
-                .collect();
-            let read: u64 = partitions.iter().zip(&offsets).map(|(partition, offset)| partition.visible_end() - offset).sum();
+            let from = |(partition, end): (&Arc<Partition>, &u64)| end.saturating_sub(count).max(partition.log_start());
+            let offsets: Vec<u64> = partitions.iter().zip(ends).map(from).collect();
+            let read: u64 = ends.iter().zip(&offsets).map(|(end, offset)| end - offset).sum();
             pass_over = read.saturating_sub(count);
             offsets
         }
+        Start::Latest => ends.to_vec(),
         _ => partitions.iter().map(|partition| resolve_one(partition, start)).collect::<Result<_>>()?,
     };
     Ok((offsets, pass_over))
@@ -39,10 +38,9 @@ pub(super) fn resolve(partitions: &[Arc<Partition>], start: Start) -> Result<(Ve
 
 fn resolve_one(partition: &Arc<Partition>, start: Start) -> Result<u64> {
     match start {
-        Start::Latest => Ok(partition.visible_end()),
         Start::Timestamp(time) => first_at(partition, time.timestamp_micros()),
         Start::Commit(commit) => partition.find(Target::Commit(commit)),
-        Start::Earliest | Start::Offset(_) | Start::Last(_) => Ok(partition.log_start()),
+        Start::Earliest | Start::Latest | Start::Offset(_) | Start::Last(_) => Ok(partition.log_start()),
     }
 }
 
@@ -65,7 +63,7 @@ fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
 fn first_at(partition: &Arc<Partition>, timestamp: i64) -> Result<u64> {
     let found = partition.find(Target::Timestamp(timestamp))?;
     let mut cursor = PartitionCursor::new(Arc::clone(partition), found);
-    let Some(frame) = cursor.next_frame(u64::MAX)? else { return Ok(found) };
+    let Some(frame) = cursor.next_frame(partition.visible_end())? else { return Ok(found) };
     let mut records = RecordIter::new(&frame.header, &frame.body);
     while let Ok(Some(record)) = records.next_record() {
         if record.timestamp >= timestamp {

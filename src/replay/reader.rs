@@ -42,6 +42,8 @@ struct Source {
     cursor: PartitionCursor,
     /// Records below this offset are not wanted.
     from: u64,
+    /// Nor are those of lower commits: one may have been in flight when the place was looked up.
+    from_commit: u64,
     /// Where reading ends, unless the reader follows.
     end: u64,
     head: Option<Frame>,
@@ -77,6 +79,7 @@ pub(super) struct Reader {
     /// Sources without one.
     empty: Vec<usize>,
     horizon: u64,
+    from_commit: u64,
     follow: bool,
     listeners: Vec<EventListener>,
     /// Records to be passed over before the first that is wanted.
@@ -93,18 +96,29 @@ impl Reader {
             heap: BinaryHeap::new(),
             empty: Vec::new(),
             horizon: 0,
+            from_commit: if let Start::Commit(commit) = start { commit } else { 0 },
             follow,
             listeners: Vec::new(),
             pass_over: 0,
         };
+        // The number first, then the partitions, then their ends: whatever has a lower number was sent before this, so its
+        // partition is found, and it is below the end if it is visible.
+        let next = reader.engine.next_commit();
         let found = reader.partitions_in_scope()?;
         let partitions: Vec<Arc<Partition>> = found.iter().map(|(_, partition)| Arc::clone(partition)).collect();
         // Followed before the place is looked up, so that what is written meanwhile is kept in memory.
         if follow {
             partitions.iter().for_each(|partition| partition.tail.follow());
         }
-        let resolved = position::resolve(&partitions, start);
-        let offsets = match resolved {
+        reader.horizon = match start {
+            _ if follow => reader.engine.horizon_below(next, partitions.iter()),
+            // So many records are counted up to the ends.
+            Start::Last(_) => u64::MAX,
+            // What was acknowledged before this has a lower number. What is in flight is not there yet: no reason to wait.
+            _ => next,
+        };
+        let ends: Vec<u64> = partitions.iter().map(|partition| partition.visible_end()).collect();
+        let offsets = match position::resolve(&partitions, &ends, start) {
             Ok((offsets, pass_over)) => {
                 reader.pass_over = pass_over;
                 offsets
@@ -117,20 +131,24 @@ impl Reader {
             }
         };
         let read_bytes = (READ_BYTES * 8 / partitions.len().max(8)).max(READ_BYTES_MIN);
-        for ((topic, partition), from) in found.into_iter().zip(offsets) {
-            reader.add(topic, partition, from, read_bytes);
+        if start == Start::Latest {
+            // One cut through all partitions: what is in flight is not wanted, and all that takes its number from now on is.
+            reader.from_commit = reader.engine.next_commit();
         }
-        reader.look_ahead();
+        for (((topic, partition), from), end) in found.into_iter().zip(offsets).zip(ends) {
+            reader.add(topic, partition, from, end, read_bytes);
+        }
         Ok(reader)
     }
 
-    fn add(&mut self, topic: Arc<TopicState>, partition: Arc<Partition>, from: u64, read_bytes: usize) {
+    fn add(&mut self, topic: Arc<TopicState>, partition: Arc<Partition>, from: u64, end: u64, read_bytes: usize) {
         self.empty.push(self.sources.len());
         self.sources.push(Source {
             topic,
             cursor: PartitionCursor::new(partition, from).with_read_bytes(read_bytes),
             from,
-            end: 0,
+            from_commit: self.from_commit,
+            end,
             head: None,
             follows: self.follow,
         });
@@ -148,12 +166,20 @@ impl Reader {
         Ok(all.collect())
     }
 
-    /// Fixes what "now" is: the horizon first, then the ends. Everything below the horizon is below the ends.
-    fn look_ahead(&mut self) {
-        self.horizon = self.engine.horizon(self.sources.iter().map(|source| source.cursor.partition()));
+    fn partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
+        self.sources.iter().map(|source| source.cursor.partition())
+    }
+
+    /// Moves "now" on, for following: the next number first, then the partitions that have come, then the horizon, then the
+    /// ends. Everything below the horizon lies in a partition that is known, and below its end.
+    fn look_ahead(&mut self) -> Result<()> {
+        let next = self.engine.next_commit();
+        self.add_new_sources()?;
+        self.horizon = self.engine.horizon_below(next, self.partitions());
         for source in &mut self.sources {
             source.end = source.cursor.partition().visible_end();
         }
+        Ok(())
     }
 
     /// The next frame; `None` if there is none up to now.
@@ -162,12 +188,23 @@ impl Reader {
         if let [source] = self.sources.as_mut_slice()
             && !matches!(self.scope, Scope::Log)
         {
-            let end = if self.follow { u64::MAX } else { source.end };
-            let frame = match source.cursor.next_frame(end)? {
-                Some(frame) => frame,
-                None => return source.ended(self.follow),
-            };
-            return Ok(Some(source.item(frame)));
+            // Asked before the look: what was written before the end of it all is found by the look.
+            let closed = self.follow && source.cursor.partition().closed().is_some();
+            let frame = source.next_frame(if self.follow { u64::MAX } else { source.end })?;
+            // Asked after it: if what was found was sent after something in a new partition, that partition is there.
+            if !self.follow || !self.scope.has_grown() {
+                return match frame {
+                    Some(frame) => Ok(Some(source.item(frame))),
+                    None if closed => Err(self.ended()),
+                    None => Ok(None),
+                };
+            }
+            if let Some(frame) = frame {
+                self.heap.push(Reverse((frame.header.commit, 0)));
+                self.empty.clear();
+                source.head = Some(frame);
+            }
+            self.look_ahead()?;
         }
         loop {
             if let Some(item) = self.next_merged()? {
@@ -176,25 +213,22 @@ impl Reader {
             if !self.follow {
                 return self.damage_at_end();
             }
-            let before = self.horizon;
-            self.add_new_sources()?;
-            self.look_ahead();
-            if self.horizon == before && self.heap.is_empty() {
-                return self.closed();
+            let over = self.is_over();
+            self.look_ahead()?;
+            self.refill()?;
+            if self.heap.peek().is_some_and(|Reverse((commit, _))| *commit < self.horizon) {
+                continue;
             }
-            if self.horizon == before {
-                return Ok(None);
+            if self.heap.is_empty() {
+                self.damage_at_end()?;
+                self.forget_deleted();
             }
-            if !self.refill()? {
-                return self.closed();
-            }
+            return if over { Err(self.ended()) } else { Ok(None) };
         }
     }
 
     fn next_merged(&mut self) -> Result<Option<Item>> {
-        if !self.empty.is_empty() && !self.refill()? && self.heap.is_empty() {
-            return Ok(None);
-        }
+        self.refill()?;
         let Some(Reverse((commit, index))) = self.heap.peek().copied() else { return Ok(None) };
         if commit >= self.horizon {
             return Ok(None);
@@ -206,21 +240,22 @@ impl Reader {
         Ok(Some(source.item(frame)))
     }
 
-    /// Gives each source that has none its next frame, and answers whether any has one.
-    fn refill(&mut self) -> Result<bool> {
-        let mut still_empty = Vec::new();
-        while let Some(index) = self.empty.pop() {
-            let Some(source) = self.sources.get_mut(index) else { continue };
-            match source.cursor.next_frame(source.end)? {
+    /// Gives each source that has none its next frame. One that fails stays where it is, and fails again the next time:
+    /// nothing is passed over.
+    fn refill(&mut self) -> Result<()> {
+        let mut at = 0;
+        while let Some(&index) = self.empty.get(at) {
+            let Some(source) = self.sources.get_mut(index) else { break };
+            match source.next_frame(source.end)? {
                 Some(frame) => {
                     self.heap.push(Reverse((frame.header.commit, index)));
                     source.head = Some(frame);
+                    self.empty.swap_remove(at);
                 }
-                None => still_empty.push(index),
+                None => at += 1,
             }
         }
-        self.empty = still_empty;
-        Ok(!self.heap.is_empty())
+        Ok(())
     }
 
     /// Topics and partitions that have come since.
@@ -229,13 +264,32 @@ impl Reader {
             return Ok(());
         }
         for (topic, partition) in self.partitions_in_scope()? {
-            if !self.sources.iter().any(|source| Arc::ptr_eq(source.cursor.partition(), &partition)) {
+            if !self.partitions().any(|known| Arc::ptr_eq(known, &partition)) {
                 partition.tail.follow();
+                if self.is_listening() {
+                    // It came before the listening began, and the look that follows is the last one before waiting.
+                    self.listeners.push(partition.changed.listen());
+                }
                 let from = partition.log_start();
-                self.add(topic, partition, from, READ_BYTES_MIN);
+                self.add(topic, partition, from, 0, READ_BYTES_MIN);
             }
         }
         Ok(())
+    }
+
+    /// Lets go of partitions of deleted topics, all of which was read: their files take space as long as they are open.
+    fn forget_deleted(&mut self) {
+        if !matches!(self.scope, Scope::Log) || self.partitions().all(|partition| partition.closed().is_none()) {
+            return;
+        }
+        // Who is not listed any more never will be again: nothing that was forgotten can come back as new.
+        let listed = self.engine.topics();
+        self.sources.retain(|source| {
+            let partition = source.cursor.partition();
+            let is_over = partition.closed().is_some() && source.cursor.next_offset() >= partition.visible_end();
+            !is_over || listed.iter().any(|topic| Arc::ptr_eq(topic, &source.topic))
+        });
+        self.empty = (0..self.sources.len()).collect();
     }
 
     /// A damaged partition ends with its damage, not silently.
@@ -250,13 +304,19 @@ impl Reader {
         Ok(None)
     }
 
-    /// Nothing is there; an error if nothing will come either.
-    fn closed(&mut self) -> Result<Option<Item>> {
-        let damaged = self.damage_at_end()?;
-        if let [source] = self.sources.as_slice() {
-            return source.ended(true);
+    /// Whether nothing will come any more. Asked before a look, so that the look finds all there is.
+    fn is_over(&self) -> bool {
+        let all_closed = !self.sources.is_empty() && self.partitions().all(|partition| partition.closed().is_some());
+        self.engine.takes_no_more() || all_closed && !matches!(self.scope, Scope::Log)
+    }
+
+    /// Why nothing will come any more.
+    fn ended(&self) -> Error {
+        let mut reasons = self.partitions().filter_map(|partition| partition.closed());
+        match reasons.next() {
+            Some(closed) if !self.engine.takes_no_more() => closed.clone(),
+            _ => Error::closed(),
         }
-        if self.engine.is_closed() { Err(Error::closed()) } else { Ok(damaged) }
     }
 
     /// Whether the next frame needs no I/O.
@@ -297,6 +357,16 @@ impl Reader {
 
 impl Source {
     #[inline]
+    fn next_frame(&mut self, end: u64) -> Result<Option<Frame>> {
+        loop {
+            match self.cursor.next_frame(end)? {
+                Some(frame) if frame.header.commit < self.from_commit => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    #[inline]
     fn item(&self, frame: Frame) -> Item {
         Item {
             topic: Arc::clone(&self.topic.name),
@@ -305,12 +375,15 @@ impl Source {
             frame,
         }
     }
+}
 
-    /// What the end means: nothing yet, or an error if nothing will come any more.
-    fn ended(&self, follow: bool) -> Result<Option<Item>> {
-        match self.cursor.partition().closed() {
-            Some(closed) if follow => Err(closed.clone()),
-            _ => Ok(None),
+impl Scope {
+    /// Whether what had one partition has more by now.
+    #[inline]
+    fn has_grown(&self) -> bool {
+        match self {
+            Self::Topics(topics) => topics.iter().map(|topic| topic.snapshot().partitions.len()).sum::<usize>() > 1,
+            Self::Partition(..) | Self::Log => false,
         }
     }
 }

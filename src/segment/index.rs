@@ -96,6 +96,12 @@ impl SparseIndex {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
     }
 
+    /// Forgets all entries, those from `from` on included. The largest timestamp stays: what the writer notes before the
+    /// rest is rebuilt must not claim that there was none.
+    fn forget(&mut self, from: u64) {
+        *self = Self { max_timestamp: self.max_timestamp, ..Self::from(from) };
+    }
+
     /// Puts the entries of the frames before `from` in front. Two readers may have loaded them at once: the first counts.
     fn prepend(&mut self, mut entries: Vec<IndexEntry>) {
         if self.from > SEGMENT_HEADER_BYTES as u64 {
@@ -105,8 +111,10 @@ impl SparseIndex {
         }
     }
 
-    fn best(&self, target: Target) -> Option<IndexEntry> {
-        let behind = self.entries.partition_point(|entry| target.at_or_behind(entry));
+    /// The last entry at or before what is looked for, of those below `readable`: frames of a commit that is in the journal
+    /// are noted before they are in the file.
+    fn best(&self, target: Target, readable: u64) -> Option<IndexEntry> {
+        let behind = self.entries.partition_point(|entry| entry.position < readable && target.at_or_behind(entry));
         behind.checked_sub(1).and_then(|last| self.entries.get(last)).copied()
     }
 }
@@ -116,14 +124,15 @@ impl Segment {
     pub(crate) fn seek(&self, target: Target) -> Result<(u64, u64)> {
         let start = (SEGMENT_HEADER_BYTES as u64, self.base_offset);
         self.load_index()?;
-        let Some(entry) = self.index().best(target) else { return Ok(start) };
+        let readable = self.readable();
+        let Some(entry) = self.index().best(target, readable) else { return Ok(start) };
         if self.entry_holds(&entry)? {
             return Ok((entry.position, entry.offset));
         }
         tracing::warn!(segment = ?self.path(), "the index does not match the segment; rebuilding it");
-        *self.index() = SparseIndex::from(self.readable());
+        self.index().forget(readable);
         self.rebuild_index()?;
-        match self.index().best(target) {
+        match self.index().best(target, readable) {
             Some(entry) if self.entry_holds(&entry)? => Ok((entry.position, entry.offset)),
             _ => Ok(start),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Segment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::FormatError;
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use crate::storage::files::read_full_at;
@@ -141,6 +141,9 @@ impl FrameReader {
     /// Reads from the position on. The old buffer's memory is used again unless somebody still holds a slice of it.
     fn fill(&mut self, want: usize, readable: u64) -> Result<()> {
         let want = want.min(usize::try_from(readable - self.position).unwrap_or(usize::MAX));
+        // Nothing is in the buffer until the read has succeeded: one that fails may be tried again.
+        self.filled = 0;
+        self.start = self.position;
         let old = std::mem::take(&mut self.buffer);
         let mut buffer = match old.try_into_mut() {
             Ok(buffer) if buffer.len() >= want => buffer,
@@ -149,16 +152,15 @@ impl FrameReader {
         let file = self.segment.file()?;
         self.filled = read_full_at(&*file, &mut buffer[..want], self.position)
             .map_err(|error| self.segment.io("read", error))?;
-        self.start = self.position;
         self.buffer = buffer.freeze();
         Ok(())
     }
 
-    fn damage(&self, why: FormatError) -> crate::Error {
+    fn damage(&self, why: FormatError) -> Error {
         self.segment.corrupt(why, self.position, Some(self.next_offset), None)
     }
 
-    fn damage_after(&self, why: FormatError, header: &FrameHeader) -> crate::Error {
+    fn damage_after(&self, why: FormatError, header: &FrameHeader) -> Error {
         self.segment.corrupt(why, self.position, Some(self.next_offset), Some(header.next_offset()))
     }
 }
