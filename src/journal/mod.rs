@@ -47,6 +47,8 @@ pub(crate) struct Journal {
     /// The size of the next file.
     next_bytes: u64,
     active: Option<Active>,
+    /// The names of the files that were found are durable.
+    names_synced: bool,
     /// The manifest counts the active file among those that recovery reads.
     counted: bool,
     /// Files that hold entries not yet checkpointed, oldest first, the active one last.
@@ -85,6 +87,7 @@ impl Journal {
             file_bytes,
             next_bytes: file_bytes.min(FIRST_FILE_BYTES),
             active: None,
+            names_synced: false,
             counted: false,
             live: VecDeque::new(),
             free: (0..slots).rev().collect(),
@@ -175,6 +178,12 @@ impl Journal {
     /// A free file of the ring, or a new one written full of zeros, so that no later sync has to change its size.
     fn next_file(&mut self, bytes: u64) -> io::Result<(usize, Arc<dyn File>, u64)> {
         let storage = &*self.env.storage;
+        if !self.names_synced && !self.free.is_empty() {
+            // An earlier process may have failed to make the names of the files durable that it left.
+            create_dirs(storage, &self.dir)?;
+            storage.sync_dir(&self.dir)?;
+            self.names_synced = true;
+        }
         if let Some(slot) = self.free.pop() {
             let prepared = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite).and_then(|file| {
                 let len = file.len()?;

@@ -161,7 +161,8 @@ impl Engine {
         }
         let mut partitions = Vec::with_capacity(settings.partitions as usize);
         for number in 0..settings.partitions {
-            partitions.push(self.open_partition(&name, id, number, &dir, &settings)?);
+            let opened = self.open_partition(&name, id, number, &dir, &settings);
+            partitions.push(opened.inspect_err(|_| self.undo_build(&temporary, &dir))?);
         }
         let topic =
             Arc::new(TopicState::new(Arc::clone(&name), id, file.created_at.timestamp_micros(), settings, partitions));
