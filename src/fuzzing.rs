@@ -27,8 +27,11 @@ pub use journal_replay::journal_replay;
 pub use log_operations::log_operations;
 pub use segment_recovery::segment_recovery;
 
+/// What is run with arbitrary bytes.
+pub type Target = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("frame_decode", frame_decode),
     ("record_iter", record_iter),
     ("segment_recovery", segment_recovery),

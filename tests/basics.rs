@@ -1,5 +1,7 @@
 //! The public surface, as its user meets it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use annals::{Batch, Durability, ErrorKind, Json, Log, Record, Start, TopicDef, TopicSettings};

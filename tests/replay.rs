@@ -660,7 +660,7 @@ async fn damage_in_one_partition_is_an_error_of_the_whole_replay() {
     for follow in [false, true] {
         let replay = topic.replay(Start::Earliest);
         let mut replay = if follow { replay.follow() } else { replay };
-        let mut seen = 0;
+        let mut seen = 0_u64;
         let error = loop {
             match timeout(PATIENCE, replay.next()).await.unwrap() {
                 Some(Ok(message)) => {

@@ -289,17 +289,7 @@ impl Journal {
     }
 }
 
-impl Batch {
-    /// Forgets entries that will not be written.
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.entries = 0;
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries == 0
-    }
-}
+impl Batch {}
 
 /// The name of a file of the ring.
 pub(crate) fn file_name(slot: usize) -> String {

@@ -62,10 +62,13 @@ pub(crate) struct Single {
     pub(crate) promise: Promise,
 }
 
+/// A frame for each partition that a commit is about.
+pub(crate) type UnitFrames = Vec<(Arc<Partition>, FrameBuilder)>;
+
 /// Frames that are committed together or not at all.
 #[derive(Debug)]
 pub(crate) struct Unit {
-    pub(crate) frames: Vec<(Arc<Partition>, FrameBuilder)>,
+    pub(crate) frames: UnitFrames,
     pub(crate) promise: Promise,
 }
 
@@ -209,11 +212,7 @@ impl Committer {
     }
 
     /// Adds frames that are committed together or not at all.
-    pub(crate) fn enqueue_unit(
-        &self,
-        frames: Vec<(Arc<Partition>, FrameBuilder)>,
-        leader: Leader,
-    ) -> Result<Arc<Group>, (Refused, Vec<(Arc<Partition>, FrameBuilder)>)> {
+    pub(crate) fn enqueue_unit(&self, frames: UnitFrames, leader: Leader) -> Result<Arc<Group>, (Refused, UnitFrames)> {
         let len = frames.iter().map(|(_, builder)| framed(builder)).sum();
         let mut queue = match self.admit(len) {
             Ok(queue) => queue,

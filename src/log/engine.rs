@@ -104,11 +104,6 @@ impl Engine {
         }
     }
 
-    /// The epoch of this opening.
-    pub(crate) fn epoch(&self) -> u64 {
-        lock(&self.manifest).current().epoch
-    }
-
     /// When the log was created, in microseconds since 1970.
     pub(crate) fn created_at(&self) -> i64 {
         lock(&self.manifest).current().created_at

@@ -57,7 +57,6 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     }
     let mut redo = Redo {
         env: &env,
-        root: &root,
         topics: &found,
         files: BTreeMap::new(),
         upto: BTreeMap::new(),
@@ -296,7 +295,6 @@ fn checkpoint_recovered(
 /// Writes the journal's frames where they belong.
 struct Redo<'a> {
     env: &'a Env,
-    root: &'a Path,
     topics: &'a [FoundTopic],
     files: BTreeMap<PathBuf, Arc<dyn File>>,
     /// For each partition the offset after the last frame that the journal holds of it.

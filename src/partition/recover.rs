@@ -409,7 +409,7 @@ impl Recovery<'_> {
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
         let next_base = found.get(index + 1).map(|next| next.header.base_offset);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
-        if let Some(base) = next_base.filter(|base| continues && self.config.synced) {
+        if let Some(base) = next_base.filter(|_| continues && self.config.synced) {
             // A synced partition begins a file only once all before it is on the disk.
             *proven = (*proven).max(base);
         }
