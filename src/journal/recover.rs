@@ -38,6 +38,26 @@ struct Ring {
     len: u64,
 }
 
+/// The files that recovery must read: those that the manifest counts, and those after them that hold an entry. No entry is
+/// written to a file before the manifest counts it, so the slot of the manifest that did is lost.
+pub(crate) fn counted(env: &Env, dir: &Path, log_id: u128, live: Live) -> Result<Live> {
+    let (ring, _) = open_ring(env, dir, log_id)?;
+    let mut next = live.next;
+    for _ in 0..ring.len() {
+        for file in ring.iter().filter(|file| file.header.sequence == next) {
+            let mut bytes = [0; FRAME_HEADER_BYTES];
+            let read = read_full_at(&*file.file, &mut bytes, JOURNAL_HEADER_BYTES as u64)
+                .map_err(|error| Error::io(format!("cannot read {}", dir.display()), error))?;
+            let first = FrameHeader::decode(&bytes[..read]);
+            if first.is_ok_and(|first| first.incarnation == file.header.incarnation && is_entry(&first)) {
+                next += 1;
+                break;
+            }
+        }
+    }
+    Ok(Live { next, ..live })
+}
+
 /// Reads the entries of the files in `live`, oldest first.
 pub(crate) fn replay(
     env: &Env,

@@ -48,7 +48,13 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
             create_log(&env, &root)?
         }
     };
-    let before = *manifest.current();
+    let mut before = *manifest.current();
+    let live = Live { first: before.journal_first, next: before.journal_next };
+    let live = journal::recover::counted(&env, &root.join(JOURNAL_DIR), before.log_id, live)?;
+    if live.next != before.journal_next {
+        tracing::warn!("the newest slot of the manifest is lost; the journal says what it said");
+        before = Manifest { clean: false, journal_next: live.next, ..before };
+    }
     report.clean = before.clean;
     let found = catalogue::load(&env, &root)?;
     // A new manifest may have got its name from a creation that failed right after.
@@ -64,7 +70,6 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         restored: 0,
         damage: Vec::new(),
     };
-    let live = Live { first: before.journal_first, next: before.journal_next };
     let replayed = if planted::is(Bug::JournalNotRedone) {
         journal::recover::Replayed::default()
     } else {
