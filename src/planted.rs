@@ -49,8 +49,6 @@ pub(crate) enum Bug {
     FooterBelieved,
     /// Opening takes a manifest slot out of the cache for durable.
     ManifestSlotTrusted,
-    /// Commits go into a journal file that the manifest does not count.
-    JournalUncounted,
     /// A relaxed partition takes records behind a commit that the journal may hold.
     RelaxedBehindJournal,
     /// Recovery does not sync what it has redone.
@@ -99,7 +97,6 @@ impl Bug {
         Self::CleanMarkStays,
         Self::FooterBelieved,
         Self::ManifestSlotTrusted,
-        Self::JournalUncounted,
         Self::RelaxedBehindJournal,
         Self::RedoNotSynced,
         Self::JournalNotCleared,

@@ -153,7 +153,7 @@ impl Engine {
                 journal.batch_bytes_max()
             )));
         }
-        if journal.has_room(bytes) && (journal.is_counted() || planted::is(Bug::JournalUncounted)) {
+        if journal.has_room(bytes) && journal.is_counted() {
             return Ok(());
         }
         if !journal.has_room(bytes) {

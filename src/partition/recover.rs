@@ -48,6 +48,8 @@ struct Recovery<'a> {
     dir: &'a Path,
     /// The checkpoint or the journal says that everything below this offset is on the disk.
     certain: u64,
+    /// Where the first file begins whose header is damaged: it is left out of the walk, with all after it.
+    damaged_base: Option<u64>,
     findings: Findings,
 }
 
@@ -60,6 +62,10 @@ struct Found {
 }
 
 impl Found {
+    fn is_named_by(&self, entry: &CheckpointEntry) -> bool {
+        self.header.base_offset == entry.place.segment_base && self.header.incarnation == entry.place.incarnation
+    }
+
     /// Whether there is nothing but zeros behind the header.
     fn is_empty(&self) -> Result<bool> {
         scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len)
@@ -86,18 +92,16 @@ pub(crate) fn open(
 ) -> Result<(Partition, Findings)> {
     let certain = checkpoint.map_or(0, |entry| entry.place.next_offset).max(journaled_upto);
     let findings = Findings::default();
-    let mut recovery = Recovery { env, owner: &owner, config: &config, dir: &dir, certain, findings };
-    let mut found = match recovery.list() {
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            recovery.findings.damage.push(error);
-            Vec::new()
-        }
-        other => other?,
-    };
+    let mut recovery =
+        Recovery { env, owner: &owner, config: &config, dir: &dir, certain, damaged_base: None, findings };
+    let (mut found, damaged) = recovery.list()?;
+    recovery.damaged_base = damaged.as_ref().map(|(base, _)| *base);
     let log_start = checkpoint.map_or(0, |entry| entry.log_start);
-    let walked = match recovery.findings.damage.pop() {
-        Some(damage) => Err(damage),
-        None => recovery.walk(&mut found, checkpoint, log_start),
+    let walked = match (recovery.walk(&mut found, checkpoint, log_start), damaged) {
+        // What comes before a file that cannot be read is served all the same.
+        (Ok((place, End::Intact)), Some((_, error))) => Ok((place, End::Damaged(error))),
+        (Err(error), Some((_, damage))) if error.kind() == ErrorKind::Corrupt => Err(damage),
+        (walked, _) => walked,
     };
     let (mut place, end) = match walked {
         Err(error) if error.kind() == ErrorKind::Corrupt => (unreachable_place(checkpoint), End::Damaged(error)),
@@ -132,7 +136,7 @@ pub(crate) fn open(
 
 impl Recovery<'_> {
     /// The segment files in order. What an unfinished step left behind is removed.
-    fn list(&mut self) -> Result<Vec<Found>> {
+    fn list(&mut self) -> Result<(Vec<Found>, Option<(u64, Error)>)> {
         let storage = &*self.env.storage;
         let failed = |error| Error::io(format!("cannot list {}", self.dir.display()), error);
         let entries = storage.list(self.dir).map_err(failed)?;
@@ -155,7 +159,11 @@ impl Recovery<'_> {
                 self.set_aside(&bases[index..])?;
                 break;
             }
-            if let Some(segment) = self.open_segment(*base)? {
+            let opened = match self.open_segment(*base) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok((found, Some((*base, error)))),
+                opened => opened?,
+            };
+            if let Some(segment) = opened {
                 // Only the newest can be in use without a record: see `remove_unused_after`. Not so the first: if it is empty
                 // the records between it and the next are lost, and the partition still begins where it does.
                 if is_last || found.is_empty() || !segment.is_empty()? {
@@ -165,7 +173,7 @@ impl Recovery<'_> {
                 }
             }
         }
-        Ok(found)
+        Ok((found, None))
     }
 
     fn is_orphan_index(&self, name: &str, entries: &[crate::storage::Entry]) -> bool {
@@ -279,6 +287,8 @@ impl Recovery<'_> {
         if first.header.base_offset > log_start {
             return Err(missing(self.owner, log_start, "the partition's first segment is missing"));
         }
+        // Without the file that the checkpoint names, the walk goes as far as the files before it do.
+        let checkpoint = checkpoint.filter(|entry| found.iter().any(|found| found.is_named_by(entry)));
         let start = self.start(found, checkpoint)?;
         for index in 0..start {
             self.open_sealed(found, index)?;
@@ -317,18 +327,7 @@ impl Recovery<'_> {
     /// Which file the walk begins in: the checkpoint's, else the first that a synced partition has not sealed.
     fn start(&mut self, found: &[Found], checkpoint: Option<&CheckpointEntry>) -> Result<usize> {
         if let Some(entry) = checkpoint {
-            let at = found.iter().position(|found| {
-                found.header.base_offset == entry.place.segment_base
-                    && found.header.incarnation == entry.place.incarnation
-            });
-            let Some(at) = at else {
-                return Err(missing(
-                    self.owner,
-                    entry.place.segment_base,
-                    "a segment that the checkpoint names is missing",
-                ));
-            };
-            return Ok(at);
+            return Ok(found.iter().position(|found| found.is_named_by(entry)).unwrap_or_default());
         }
         if !self.config.synced && !planted::is(Bug::FooterBelieved) {
             // A footer may have reached the disk before the records that it closes.
@@ -344,10 +343,15 @@ impl Recovery<'_> {
         Ok(found.len().saturating_sub(1))
     }
 
+    /// Where the file after this one begins, be it damaged.
+    fn next_base(&self, found: &[Found], index: usize) -> Option<u64> {
+        found.get(index + 1).map(|next| next.header.base_offset).or(self.damaged_base)
+    }
+
     /// Takes a segment before the checkpoint as its footer describes it. Without one its frames' headers are walked; damage
     /// there is met, and reported, by whoever reads it.
     fn open_sealed(&mut self, found: &mut [Found], index: usize) -> Result<()> {
-        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let next_base = self.next_base(found, index);
         let Some(Found { segment, file, len, header }) = found.get(index) else { return Ok(()) };
         let failed = |error| segment.io("read", error);
         if let Some((frame, footer, position)) = scan::footer(file, header.incarnation, *len).map_err(failed)? {
@@ -407,7 +411,7 @@ impl Recovery<'_> {
         segment.set_readable(place.position);
         self.remove_unused_after(found, index, place)?;
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
-        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let next_base = self.next_base(found, index);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
         if let Some(base) = next_base.filter(|_| continues && self.config.synced) {
             // A synced partition begins a file only once all before it is on the disk.
@@ -458,7 +462,7 @@ impl Recovery<'_> {
             }
         }
         // A synced partition begins a file only once all before it is on the disk.
-        let next_base = found.get(index + 1).map(|next| next.header.base_offset);
+        let next_base = self.next_base(found, index);
         let begun = next_base.filter(|base| self.config.synced && *base > place.next_offset);
         let certain = Some(self.certain).filter(|certain| *certain > place.next_offset);
         let next = proof.map(|(_, header)| header.base_offset).or(begun).or(certain);

@@ -31,7 +31,12 @@ impl Bench {
 
     /// The same log on a copy of the disk.
     pub(super) fn fork(&self) -> Self {
-        Self { disk: self.disk.fork(1), random: Arc::new(SeededRandom::new(self.random.next_u64())) }
+        self.fork_with(1)
+    }
+
+    /// The same, where the disk makes choices of its own.
+    pub(super) fn fork_with(&self, seed: u64) -> Self {
+        Self { disk: self.disk.fork(seed), random: Arc::new(SeededRandom::new(self.random.next_u64())) }
     }
 
     pub(super) fn settings() -> LogSettings {
@@ -91,6 +96,13 @@ pub(super) fn settings(partitions: u32, durability: Durability) -> TopicSettings
         .record_bytes_max(8 << 10)
 }
 
+/// A frame of one record.
+pub(super) fn builder(text: &str) -> FrameBuilder {
+    let mut builder = FrameBuilder::new();
+    push(&mut builder, text);
+    builder
+}
+
 fn push(builder: &mut FrameBuilder, text: &str) {
     builder.push(5, None, Some(text.as_bytes()), std::iter::empty());
 }
@@ -116,9 +128,7 @@ pub(super) fn put_relaxed(engine: &Engine, topic: &str, partition: u32, text: &s
 pub(super) fn unit(engine: &Engine, places: &[(&str, u32)], text: &str) -> Result<()> {
     let mut frames = Vec::new();
     for (topic, partition) in places {
-        let mut builder = FrameBuilder::new();
-        push(&mut builder, text);
-        frames.push((engine.topic(topic)?.partition(*partition)?, builder));
+        frames.push((engine.topic(topic)?.partition(*partition)?, builder(text)));
     }
     let group = engine
         .committer

@@ -161,7 +161,10 @@ fn heal(plan: Plan) -> Verdict {
     let mut run = Run::default();
     run.work(&engine);
     disk.disarm();
-    if run.errors.iter().any(|error| error.kind() == ErrorKind::Poisoned) {
+    let topics = engine.topics();
+    let mut partitions = topics.iter().flat_map(|topic| topic.partitions().to_vec());
+    let poisoned = partitions.any(|partition| partition.failure().is_some());
+    if poisoned || run.errors.iter().any(|error| error.kind() == ErrorKind::Poisoned) {
         return Ok(());
     }
     for (name, durability) in [("s", Durability::Sync), ("o", Durability::Os)] {

@@ -6,7 +6,7 @@ use super::{power_loss, rows};
 use crate::planted::{self, Bug};
 
 /// Seeds until a defect counts as missed.
-const SEEDS_MAX: u64 = 3_000;
+const SEEDS_MAX: u64 = 20_000;
 
 /// The first seed that finds the defect, and what it says.
 fn find(bug: Bug) -> Option<(u64, String)> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bench::{Bench, TOPIC, damaged_offsets, values};
+use super::bench::{Bench, TOPIC, builder, damaged_offsets, settings, unit, values};
 use super::{Verdict, ensure};
 use crate::error::ErrorKind;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
@@ -13,8 +13,14 @@ use crate::storage::sim::SimFault;
 use crate::storage::{OpenMode, Storage};
 
 /// The scenarios that find the defects which no crash can show.
-pub(super) const SCENARIOS: &[fn() -> Verdict] =
-    &[torn_tail_is_kept, rot_in_the_tail_is_refused, stale_frames_are_no_data, full_disk_fails_a_unit_and_heals];
+pub(super) const SCENARIOS: &[fn() -> Verdict] = &[
+    torn_tail_is_kept,
+    rot_in_the_tail_is_refused,
+    stale_frames_are_no_data,
+    full_disk_fails_a_unit_and_heals,
+    refused_commits_stay_away,
+    failed_manifest_syncs_leave_a_slot,
+];
 
 /// The file of the first segment of partition 0.
 const SEGMENT: &str = "/data/log/topics/orders/0/00000000000000000000.log";
@@ -104,7 +110,8 @@ fn stale_frames_are_no_data() -> Verdict {
     bytes.extend_from_slice(stale.finish(place).1);
     bench.disk.write_file(SEGMENT, &bytes);
     let engine = bench.open();
-    ensure!(values(&engine, 0) == sent, "stale bytes were taken for data: {:?}", values(&engine, 0));
+    let error = bench.read_error(&engine, 0);
+    ensure!(values(&engine, 0) == sent && error.is_none(), "stale bytes were taken for data: {error:?}");
     ensure!(engine.report.damage.is_empty(), "{:?}", engine.report);
     Ok(())
 }
@@ -120,11 +127,15 @@ fn full_disk_fails_a_unit_and_heals() -> Verdict {
     let engine = bench.open();
     bench.create(&engine, 2, Durability::Sync);
     bench.unit(&engine, &[0, 1], "first").map_err(|error| error.to_string())?;
+    engine.create_topic("fresh", settings(2, Durability::Sync)).map_err(|error| error.to_string())?;
     bench.disk.set_capacity(Some(bench.disk.used()));
-    let large = "x".repeat(9000);
-    let error = bench.unit(&engine, &[0, 1], &large).expect_err("there is no room");
-    ensure!(error.kind() == ErrorKind::StorageFull, "{error:?}");
+    let (fresh, large) = ([("fresh", 0), ("fresh", 1)], "x".repeat(6000));
+    match unit(&engine, &fresh, &large) {
+        Err(error) => ensure!(error.kind() == ErrorKind::StorageFull, "{error:?}"),
+        Ok(()) => return Err("a unit was acknowledged that has no room".to_owned()),
+    }
     bench.disk.set_capacity(None);
+    unit(&engine, &fresh, &large).map_err(|error| format!("it does not heal: {error}"))?;
     bench.unit(&engine, &[0, 1], "second").map_err(|error| format!("it does not heal: {error}"))?;
     for partition in [0, 1] {
         ensure!(values(&engine, partition) == ["first", "second"], "partition {partition}");
@@ -135,6 +146,90 @@ fn full_disk_fails_a_unit_and_heals() -> Verdict {
 #[test]
 fn a_full_disk_fails_a_unit_whole_and_heals_without_reopening() {
     full_disk_fails_a_unit_and_heals().unwrap();
+}
+
+/// Two commits in one write of the journal, of which half gets there: the first of them whole.
+fn refused_commits_stay_away() -> Verdict {
+    let bench = Bench::new(14);
+    let engine = bench.open();
+    bench.create(&engine, 2, Durability::Sync);
+    bench.unit(&engine, &[0, 1], "first").map_err(|error| error.to_string())?;
+    let topic = engine.topic(TOPIC).map_err(|error| error.to_string())?;
+    let mut groups = Vec::new();
+    for text in ["refused", "refused as well, and longer than the one before"] {
+        let frames = topic.partitions().iter().map(|partition| (Arc::clone(partition), builder(text))).collect();
+        groups.push(engine.committer.enqueue_unit(frames).map_err(|_| "a unit was not taken")?);
+    }
+    let next = bench.disk.calls();
+    bench.disk.fail_at(next, SimFault::ShortWrite);
+    bench.disk.fail_at(next + 1, SimFault::Eio);
+    engine.lead();
+    for group in groups {
+        let outcome = group.outcome().ok_or("a unit was not answered")?;
+        ensure!(outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Io), "{outcome:?}");
+    }
+    kill(&bench, engine);
+    let engine = bench.open();
+    for partition in [0, 1] {
+        ensure!(
+            values(&engine, partition) == ["first"],
+            "what was refused has come back: {:?}",
+            values(&engine, partition)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_failed_write_left_in_the_journal_does_not_come_back() {
+    refused_commits_stay_away().unwrap();
+}
+
+/// A sync of the manifest fails in the first open, the next open crashes: one slot must be whole all the same.
+fn failed_manifest_syncs_leave_a_slot() -> Verdict {
+    for case in 0..3000 {
+        let copy = Bench::new(case);
+        copy.disk.fail_at(10 + case % 12, SimFault::FsyncDrop);
+        drop(copy.try_open());
+        copy.disk.clear_faults();
+        copy.disk.crash_at(copy.disk.calls() + case / 12 % 14);
+        let second = copy.try_open();
+        copy.disk.power_loss();
+        drop(second);
+        if let Err(error) = copy.try_open() {
+            return Err(format!("case {case}: {error:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_slot_of_the_manifest_is_always_whole() {
+    failed_manifest_syncs_leave_a_slot().unwrap();
+}
+
+/// The newest slot of the manifest counted a journal file and is gone. The file says itself that it was counted.
+#[test]
+fn a_journal_file_with_entries_counts_whatever_the_manifest_says() {
+    for seed in 0..40 {
+        let bench = Bench::new(seed);
+        let engine = bench.open();
+        bench.create(&engine, 2, Durability::Sync);
+        engine.close().unwrap();
+        drop(engine);
+        let engine = bench.open();
+        bench.unit(&engine, &[0, 1], "acknowledged").unwrap();
+        bench.disk.power_loss();
+        drop(engine);
+        let manifest = "/data/log/MANIFEST";
+        let serial = |slot: usize| bench.disk.read_file(manifest)[slot * 4096 + 16];
+        let newest = u64::from(serial(1) > serial(0));
+        bench.disk.flip_bit(manifest, newest * 4096 + 30, 2);
+        let engine = bench.open();
+        for partition in [0, 1] {
+            assert_eq!(values(&engine, partition), ["acknowledged"], "seed {seed}");
+        }
+    }
 }
 
 #[test]
