@@ -3,7 +3,7 @@
 
 /// A defect that can be switched on for the current thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "constructed by tests only"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "constructed by tests only"))]
 pub(crate) enum Bug {
     /// A commit of one partition is acknowledged without a sync.
     AckBeforeSync,

@@ -145,7 +145,10 @@ fn replay_file(
     // Later entries, or the next file, say up to where the entries of this one had been on the disk.
     let proven = next_entry.unwrap_or(0).max(proven_by_later(&bytes, ring, at, number));
     if why.is_from_the_future() {
-        return Err(Error::corrupt(format!("entry {number} of the journal cannot be read: {why}"), corruption(name, at as u64)));
+        return Err(Error::corrupt(
+            format!("entry {number} of the journal cannot be read: {why}"),
+            corruption(name, at as u64),
+        ));
     }
     if number < proven && !planted::is(Bug::RotTruncated) {
         return Err(Error::corrupt(

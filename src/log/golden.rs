@@ -74,7 +74,7 @@ fn append(engine: &Engine, topic: &str, partition: u32, numbers: std::ops::Range
     let fill = |builder: &mut FrameBuilder| numbers.clone().for_each(|number| push_varied(builder, number));
     match topic.settings().durability {
         Durability::Sync => {
-            let ticket = engine.enqueue(&partition, 4000, fill).unwrap();
+            let ticket = engine.enqueue(&partition, 4000, crate::log::committer::Leader::Thread, fill).unwrap();
             engine.lead();
             ticket.group.wait().clone().unwrap();
         }
@@ -89,7 +89,7 @@ fn commit(engine: &Engine, targets: &[(&str, u32)], number: usize) {
         push_varied(&mut builder, number);
         (engine.topic(topic).unwrap().partition(*partition).unwrap(), builder)
     });
-    let group = engine.committer.enqueue_unit(frames.collect()).unwrap();
+    let group = engine.committer.enqueue_unit(frames.collect(), crate::log::committer::Leader::Thread).unwrap();
     engine.lead();
     group.wait().clone().unwrap();
 }

@@ -11,8 +11,8 @@ use super::writer::{create_segment_in, footer_bytes};
 use super::{Partition, PartitionConfig};
 use crate::error::{Corruption, Error, ErrorKind, Result};
 use crate::format::FormatError;
-use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::checkpoint::{CheckpointEntry, SegmentPlace};
+use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::planted::{self, Bug};
 use crate::segment::scan::{self, ScanEnd};
@@ -62,7 +62,8 @@ struct Found {
 impl Found {
     /// Whether there is nothing but zeros behind the header.
     fn is_empty(&self) -> Result<bool> {
-        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len).map_err(|error| self.segment.io("read", error))
+        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len)
+            .map_err(|error| self.segment.io("read", error))
     }
 }
 
@@ -175,7 +176,9 @@ impl Recovery<'_> {
     /// Whether the header of the first of these files was never finished, though records follow it. A relaxed partition
     /// syncs neither; what proves them to have been on the disk makes it damage.
     fn is_torn(&self, bases: &[u64]) -> Result<bool> {
-        let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else { return Ok(false) };
+        let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else {
+            return Ok(false);
+        };
         let mut files = Vec::with_capacity(bases.len());
         for (index, base) in bases.iter().enumerate() {
             let path = self.dir.join(Segment::file_name(*base));
@@ -282,9 +285,9 @@ impl Recovery<'_> {
         }
         let mut place = match checkpoint {
             Some(entry) => entry.place,
-            None => found.get(start).map_or(first_place(0, 0), |at| {
-                first_place(at.header.base_offset, at.header.incarnation)
-            }),
+            None => found
+                .get(start)
+                .map_or(first_place(0, 0), |at| first_place(at.header.base_offset, at.header.incarnation)),
         };
         // The offset below which frames themselves say that they are on the disk.
         let mut proven = self.certain;
@@ -304,7 +307,8 @@ impl Recovery<'_> {
             index += 1;
         }
         if place.next_offset < self.certain {
-            let error = missing(self.owner, place.next_offset, "the partition ends before records that were on the disk");
+            let error =
+                missing(self.owner, place.next_offset, "the partition ends before records that were on the disk");
             return Ok((place, End::Damaged(error)));
         }
         Ok((place, End::Intact))
@@ -318,7 +322,11 @@ impl Recovery<'_> {
                     && found.header.incarnation == entry.place.incarnation
             });
             let Some(at) = at else {
-                return Err(missing(self.owner, entry.place.segment_base, "a segment that the checkpoint names is missing"));
+                return Err(missing(
+                    self.owner,
+                    entry.place.segment_base,
+                    "a segment that the checkpoint names is missing",
+                ));
             };
             return Ok(at);
         }
@@ -355,7 +363,8 @@ impl Recovery<'_> {
         let mut place = first_place(header.base_offset, header.incarnation);
         scan::headers(file, &mut place, *len, |_, _| {}).map_err(failed)?;
         if next_base.is_some_and(|base| base != place.next_offset) {
-            let error = segment.corrupt(FormatError::HeaderChecksum, place.position, Some(place.next_offset), next_base);
+            let error =
+                segment.corrupt(FormatError::HeaderChecksum, place.position, Some(place.next_offset), next_base);
             self.findings.damage.push(error);
         }
         segment.set_readable(place.position);
@@ -400,7 +409,7 @@ impl Recovery<'_> {
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
         let next_base = found.get(index + 1).map(|next| next.header.base_offset);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
-        if let Some(base) = next_base.filter(|base| continues && self.config.synced) {
+        if let Some(base) = next_base.filter(|_| continues && self.config.synced) {
             // A synced partition begins a file only once all before it is on the disk.
             *proven = (*proven).max(base);
         }
@@ -440,7 +449,8 @@ impl Recovery<'_> {
             // Intact, and of this file: whatever it is, it was not left unfinished.
             return Ok(Some(segment.corrupt(why, place.position, Some(place.next_offset), None)));
         }
-        let mut proof = scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
+        let mut proof =
+            scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
         for later in found.iter().skip(index + 1) {
             if proof.is_none() {
                 proof = scan::proof_of_rot(&later.file, later.header.incarnation, place.next_offset, 0, later.len)
@@ -549,7 +559,6 @@ struct Unproven {
     position: u64,
     base_offset: u64,
 }
-
 
 impl Unproven {
     /// The position of the first frame that ends above `proven`.

@@ -246,11 +246,6 @@ impl Partition {
 }
 
 impl WriterGuard<'_> {
-    /// The offset that the next record gets.
-    pub(crate) fn next_offset(&self) -> u64 {
-        self.writer.place.next_offset
-    }
-
     /// Starts a new segment if `len` more bytes would be too many for this one.
     pub(crate) fn prepare(&mut self, len: usize) -> Result<()> {
         let place = &self.writer.place;
@@ -393,6 +388,8 @@ impl WriterGuard<'_> {
     pub(crate) fn publish_staged(&mut self, staged: &Staged) {
         self.moved_past(&staged.header, &staged.bytes);
         let partition = self.partition;
+        // From here on the journal must be kept, all the more if the frame never gets into its file.
+        partition.mark_journaled();
         partition.tail.push(own_frame(staged.header, &staged.bytes));
         partition.durable_end.fetch_max(staged.header.next_offset(), Ordering::AcqRel);
         partition.visible_end.store(staged.header.next_offset(), Ordering::Release);
@@ -404,7 +401,6 @@ impl WriterGuard<'_> {
         let file = self.writer.file()?;
         write_all_at(&*file, &staged.bytes, staged.target.position).map_err(|error| self.partition.poison(error))?;
         self.writer.mark_unsynced();
-        self.partition.journaled.store(true, Ordering::Relaxed);
         self.writer.active.set_readable(staged.target.position + staged.bytes.len() as u64);
         self.partition.tail.written(staged.header.next_offset());
         Ok(())

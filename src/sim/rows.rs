@@ -279,7 +279,11 @@ fn a_checkpoint_that_is_missing_damaged_or_old_loses_nothing() {
             _ => bench.disk.write_file(checkpoint, &old),
         }
         let engine = bench.open();
-        assert_eq!((values(&engine, 0), values(&engine, 1)), (vec!["a".into(), "b".into(), "c".into()], vec!["a".into(), "b".into(), "c".into()]), "{what}");
+        assert_eq!(
+            (values(&engine, 0), values(&engine, 1)),
+            (vec!["a".into(), "b".into(), "c".into()], vec!["a".into(), "b".into(), "c".into()]),
+            "{what}"
+        );
         assert!(engine.report.damage.is_empty());
     }
 }
