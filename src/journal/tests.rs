@@ -457,7 +457,7 @@ fn entries_are_on_the_disk_before_they_are_redone() {
     ring.disk = SimDisk::new(1, SimOptions { loss: crate::storage::sim::Loss::Oldest, writeback_one_in: 0, capacity: None });
     ring.env = env(Arc::new(ring.disk.clone()), 5);
     ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, 0, 0);
-    ring.journal.rotate().unwrap();
+    ring.journal.rotate(0).unwrap();
     ring.append();
     let mut batch = ring.batch();
     ring.disk.fail_at(ring.disk.calls(), SimFault::FsyncDrop);
