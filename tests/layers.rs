@@ -1,7 +1,7 @@
 //! The rules that the sources keep, read out of the sources: which layer may know which, how long a file may be, and what
 //! must not be in it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

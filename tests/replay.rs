@@ -1,5 +1,7 @@
 //! The seam between history and live, under producers that do not stop for it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
@@ -660,7 +662,7 @@ async fn damage_in_one_partition_is_an_error_of_the_whole_replay() {
     for follow in [false, true] {
         let replay = topic.replay(Start::Earliest);
         let mut replay = if follow { replay.follow() } else { replay };
-        let mut seen = 0_u64;
+        let mut seen = 0u64;
         let error = loop {
             match timeout(PATIENCE, replay.next()).await.unwrap() {
                 Some(Ok(message)) => {

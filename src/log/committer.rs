@@ -40,6 +40,9 @@ struct Queue {
     leading: bool,
     thread_sleeps: bool,
     drains: bool,
+    /// How many times the pending work was taken, and how many of those commits are over.
+    taken: u64,
+    ended: u64,
     stopping: bool,
     closed: Option<Error>,
     spare: Vec<FrameBuilder>,
@@ -271,6 +274,7 @@ impl Committer {
 
     fn take(&self, mut queue: MutexGuard<'_, Queue>) -> Work {
         queue.leading = true;
+        queue.taken += 1;
         queue.bytes = 0;
         let work = std::mem::take(&mut queue.work);
         for single in &work.singles {
@@ -286,6 +290,7 @@ impl Committer {
     pub(crate) fn end_lead(&self, spare: Vec<FrameBuilder>) -> bool {
         let mut queue = lock(&self.queue);
         queue.leading = false;
+        queue.ended += 1;
         for mut builder in spare {
             // A buffer that one large group has grown is not worth its memory.
             if queue.spare.len() < SPARE_BUILDERS_MAX && builder.capacity() <= self.bytes_max / 8 {
@@ -294,7 +299,8 @@ impl Committer {
             }
         }
         let more = !queue.work.is_empty();
-        let (wake, drains) = (queue.thread_sleeps && (more || queue.stopping), queue.drains);
+        let wake = queue.thread_sleeps && (more || queue.stopping);
+        let drains = std::mem::take(&mut queue.drains);
         drop(queue);
         if wake {
             self.work.notify_one();
@@ -309,6 +315,7 @@ impl Committer {
     pub(crate) fn abandon(&self) {
         let mut queue = lock(&self.queue);
         queue.leading = false;
+        queue.ended += 1;
         queue.closed.get_or_insert_with(abandoned);
         let dropped = std::mem::take(&mut queue.work);
         queue.bytes = 0;
@@ -325,6 +332,21 @@ impl Committer {
         self.space.notify(usize::MAX);
     }
 
+    /// Commits, or waits until somebody else has committed, what is pending now; what comes later may wait.
+    pub(crate) fn flush(&self, mut carry_out: impl FnMut(Work) -> bool) {
+        let mut queue = lock(&self.queue);
+        let target = queue.taken + u64::from(!queue.work.is_empty());
+        while queue.ended < target {
+            if queue.leading {
+                queue.drains = true;
+                queue = self.idle.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+                continue;
+            }
+            carry_out(self.take(queue));
+            queue = lock(&self.queue);
+        }
+    }
+
     /// Commits, or waits until somebody else has committed, all that is pending. Nothing new must be accepted any more.
     pub(crate) fn drain(&self, mut carry_out: impl FnMut(Work) -> bool) {
         let mut queue = lock(&self.queue);
@@ -335,7 +357,6 @@ impl Committer {
             if queue.leading {
                 queue.drains = true;
                 queue = self.idle.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
-                queue.drains = false;
                 continue;
             }
             carry_out(self.take(queue));

@@ -249,7 +249,7 @@ impl Engine {
     /// Commits what is pending and puts everything that is written on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.check_open()?;
-        while self.lead() {}
+        self.committer.flush(|work| self.carry_out(work));
         for topic in self.topics() {
             for partition in topic.partitions().iter() {
                 partition.sync_written()?;

@@ -1,5 +1,6 @@
 //! An engine with the two threads of an open log: one commits for tasks, one does the upkeep.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ pub(crate) struct Running {
     pub(crate) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
     /// Removed after everything else is dropped.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
 }
 
 impl fmt::Debug for Running {
@@ -29,7 +30,7 @@ impl Running {
         let engine = Arc::new(engine);
         let threads =
             Threads::start(&engine).map_err(|error| Error::io("cannot start the threads of the log", error))?;
-        Ok(Self { engine, threads: Mutex::new(Some(threads)), _temporary: temporary })
+        Ok(Self { engine, threads: Mutex::new(Some(threads)), temporary })
     }
 
     /// Closes the engine and ends the threads. Who comes second waits for the first.
@@ -43,10 +44,29 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::error!(%error, "the log was not closed cleanly");
+        let threads = lock(&self.threads).take();
+        let (engine, temporary) = (Arc::clone(&self.engine), self.temporary.take());
+        let close = move || {
+            if let Some(threads) = threads
+                && let Err(error) = threads.close(&engine)
+            {
+                tracing::error!(%error, "the log was not closed cleanly");
+            }
+            drop(engine);
+            drop(temporary);
+        };
+        // A waker may drop the last handle on the thread that wakes it, which cannot wait for its own end.
+        if !IS_OURS.get() {
+            close();
+        } else if let Err(error) = Builder::new().name("annals-close".into()).spawn(close) {
+            tracing::error!(%error, "the log was not closed: no thread for it");
         }
     }
+}
+
+thread_local! {
+    /// Whether this is one of the threads of a log.
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The threads, and how they end.
@@ -61,6 +81,7 @@ impl Threads {
         let upkeep = {
             let engine = Arc::clone(engine);
             Builder::new().name("annals-upkeep".into()).spawn(move || {
+                IS_OURS.set(true);
                 while let Some(round) = engine.upkeep.wait(|| engine.env.clock.monotonic()) {
                     engine.do_round(round);
                 }
@@ -69,6 +90,7 @@ impl Threads {
         let commit = {
             let engine = Arc::clone(engine);
             Builder::new().name("annals-commit".into()).spawn(move || {
+                IS_OURS.set(true);
                 while let Some(work) = engine.committer.wait_to_lead() {
                     engine.carry_out(work);
                 }

@@ -162,7 +162,7 @@ impl Partition {
             (unsynced.clone(), Arc::clone(active), place.position, *dir_unsynced, place.next_offset)
         };
         for segment in &segments {
-            segment.file()?.sync_data().map_err(|error| self.poison(error))?;
+            segment.own_handle()?.sync_data().map_err(|error| self.poison(error))?;
         }
         if dir_unsynced {
             self.env.storage.sync_dir(&self.dir).map_err(|error| self.poison(error))?;
@@ -194,7 +194,7 @@ impl Partition {
             let from = self.prewritten.load(Ordering::Acquire).max(writer.place.position);
             let step = writer.room_step;
             let to = (writer.place.position + step).min(self.config.segment_bytes_max);
-            let Ok(file) = writer.file() else { return };
+            let Ok(file) = writer.active.own_handle() else { return };
             writer.room_step = (step * 2).min(ROOM_BYTES_MAX);
             (file, from, to, claim)
         };

@@ -87,15 +87,18 @@ pub(crate) fn with_encoded<T, C: Codec<T>, R>(
     if let Some(bytes) = codec.as_bytes(value) {
         return finish(Some(bytes));
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        codec.encode(value, scratch).map_err(|error| error.in_context("the value could not be encoded"))?;
-        let answer = finish(Some(scratch));
-        if scratch.capacity() > SCRATCH_BYTES_MAX {
-            *scratch = Vec::new();
-        }
-        answer
-    })
+    // Taken out, so that a codec that itself sends records finds another buffer.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let encoded = codec.encode(value, &mut scratch);
+    let answer = match encoded {
+        Ok(()) => finish(Some(&scratch)),
+        Err(error) => Err(error.in_context("the value could not be encoded")),
+    };
+    if scratch.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(scratch);
+    }
+    answer
 }
 
 /// The partition that a record goes to.
@@ -109,8 +112,8 @@ pub(crate) fn choose<'a, T>(
     let count = partitions.len() as u32;
     let number = match (record.partition, &record.key) {
         (Some(number), _) => number,
+        (None, _) if count == 1 => 0,
         (None, Some(key)) => partition_of_key(key, count),
-        (None, None) if count == 1 => 0,
         (None, None) => sticky.partition(payload_len(record, 64), count),
     };
     partitions.get(number as usize).ok_or_else(|| {

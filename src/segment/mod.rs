@@ -128,6 +128,12 @@ impl Segment {
         Ok(Arc::clone(slot.insert(file)))
     }
 
+    /// A handle of its own, for a sync in the background. The system reports a failed write-back once for each handle: a sync
+    /// through the writer's would take the report away from the sync that the writer's records wait for.
+    pub(crate) fn own_handle(&self) -> Result<Arc<dyn File>> {
+        self.storage.open(&self.path, OpenMode::ReadWrite).map_err(|error| self.io("open", error))
+    }
+
     /// Hands the segment a file that is open already.
     pub(crate) fn adopt_file(&self, file: Arc<dyn File>) {
         *lock(&self.file) = Some(file);
