@@ -8,6 +8,7 @@
 
 #![allow(missing_docs, reason = "what each target checks is said once, at its body")]
 
+use crate::format::FormatError;
 use crate::format::checkpoint::Checkpoint;
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::index::IndexFile;
@@ -15,7 +16,6 @@ use crate::format::journal::{self, JournalHeader};
 use crate::format::manifest::{MANIFEST_SLOT_BYTES, Manifest};
 use crate::format::record::{FrameBuilder, FramePlace, RawRecord, RecordIter};
 use crate::format::segment::{Footer, SegmentHeader};
-use crate::format::FormatError;
 use crate::log::topic_file::TopicFile;
 
 mod chunks;
@@ -27,8 +27,11 @@ pub use journal_replay::journal_replay;
 pub use log_operations::log_operations;
 pub use segment_recovery::segment_recovery;
 
+/// What is run with arbitrary bytes.
+pub type Target = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("frame_decode", frame_decode),
     ("record_iter", record_iter),
     ("segment_recovery", segment_recovery),
@@ -55,7 +58,8 @@ pub fn frame_decode(data: &[u8]) {
 }
 
 fn check_frame(bytes: &[u8]) {
-    let incarnation = bytes.get(16..24).and_then(|eight| eight.first_chunk()).map_or(0, |eight| u64::from_le_bytes(*eight));
+    let incarnation =
+        bytes.get(16..24).and_then(|eight| eight.first_chunk()).map_or(0, |eight| u64::from_le_bytes(*eight));
     let found = frame::find_header(bytes, incarnation, 0);
     if let Some((at, header)) = found {
         assert_eq!(FrameHeader::decode(&bytes[at..]), Ok(header));
@@ -140,7 +144,12 @@ fn same(record: RawRecord<'_>) -> (u64, Same<'_>) {
 }
 
 /// Reads `data` as it is and with magic, version and final checksum made right.
-fn decoded_twice<T>(data: &[u8], magic: &[u8; 8], decode: impl Fn(&[u8]) -> Result<T, FormatError>, check: impl Fn(T, &[u8])) {
+fn decoded_twice<T>(
+    data: &[u8],
+    magic: &[u8; 8],
+    decode: impl Fn(&[u8]) -> Result<T, FormatError>,
+    check: impl Fn(T, &[u8]),
+) {
     if let Ok(value) = decode(data) {
         check(value, data);
     }
@@ -155,7 +164,9 @@ fn decoded_twice<T>(data: &[u8], magic: &[u8; 8], decode: impl Fn(&[u8]) -> Resu
     forged[covered..].copy_from_slice(&crc.to_le_bytes());
     match decode(&forged) {
         Ok(value) => check(value, &forged),
-        Err(why) => assert!(!matches!(why, FormatError::Magic | FormatError::HeaderChecksum | FormatError::Newer(_)), "{why}"),
+        Err(why) => {
+            assert!(!matches!(why, FormatError::Magic | FormatError::HeaderChecksum | FormatError::Newer(_)), "{why}")
+        }
     }
 }
 

@@ -72,13 +72,7 @@ impl<T, C: Codec<T>> Topic<T, C> {
     pub(crate) fn new(log: Arc<Running>, state: Arc<TopicState>, codec: C) -> Self {
         // Where keyless records go first depends on what is there, or a short-lived process would always fill partition 0.
         let first = state.partitions().iter().map(|partition| partition.visible_end()).fold(0, u64::wrapping_add);
-        Self {
-            log,
-            state,
-            codec: Arc::new(codec),
-            sticky: Arc::new(Sticky::new(first as u32)),
-            values: PhantomData,
-        }
+        Self { log, state, codec: Arc::new(codec), sticky: Arc::new(Sticky::new(first as u32)), values: PhantomData }
     }
 
     /// The partition that Kafka's default partitioner, and so this topic, picks for a key.

@@ -1,5 +1,7 @@
 //! The public surface, as its user meets it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use annals::{Batch, Durability, ErrorKind, Json, Log, Record, Start, TopicDef, TopicSettings};
@@ -103,7 +105,8 @@ fn a_lock_is_held_until_close_and_released_by_it() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::blocking_open(dir.path()).unwrap();
     assert_eq!(Log::blocking_open(dir.path()).unwrap_err().kind(), ErrorKind::Locked);
-    let keeps_alive = log.blocking_create_topic(TopicDef::<String, Json>::new("orders"), TopicSettings::default()).unwrap();
+    let keeps_alive =
+        log.blocking_create_topic(TopicDef::<String, Json>::new("orders"), TopicSettings::default()).unwrap();
     log.blocking_close().unwrap();
     let again = Log::blocking_open(dir.path()).unwrap();
     assert_eq!(keeps_alive.blocking_produce("x".to_string()).unwrap_err().kind(), ErrorKind::Closed);

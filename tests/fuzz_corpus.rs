@@ -81,8 +81,10 @@ fn corpora_and_their_mutations_pass() {
 fn every_corpus_and_every_target_file_has_its_body() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     for (dir, suffix) in [("corpus", ""), ("fuzz_targets", ".rs")] {
-        let mut names: Vec<_> =
-            fs::read_dir(fuzz.join(dir)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(fuzz.join(dir))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         let mut expected: Vec<_> = TARGETS.iter().map(|(name, _)| format!("{name}{suffix}")).collect();
         names.sort();
         expected.sort();

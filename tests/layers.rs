@@ -1,6 +1,8 @@
 //! The rules that the sources keep, read out of the sources: which layer may know which, how long a file may be, and what
 //! must not be in it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,10 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("partition", &["error", "planted", "storage", "format", "segment"]),
     ("journal", &["error", "planted", "storage", "format", "segment"]),
     // L4: the open directory.
-    (
-        "log",
-        &["error", "text", "planted", "record", "storage", "format", "segment", "partition", "journal"],
-    ),
+    ("log", &["error", "text", "planted", "record", "storage", "format", "segment", "partition", "journal"]),
     // L5: handles on a topic, and writing.
     ("topic", &["error", "codec", "partitioner", "record", "partition", "log"]),
     ("producer", &["error", "codec", "partitioner", "record", "format", "partition", "log", "topic"]),
@@ -194,6 +193,7 @@ fn nothing_unfinished_and_no_time_of_its_own() {
 
 #[test]
 fn the_reader_of_the_sources_can_read() {
-    let code = code("use crate::{a::{b, c}, d};\n//! crate::doc\nlet x = crate::e::f(); // crate::g\nmacro(my_crate::h)\n");
+    let code =
+        code("use crate::{a::{b, c}, d};\n//! crate::doc\nlet x = crate::e::f(); // crate::g\nmacro(my_crate::h)\n");
     assert_eq!(named(&code).iter().map(String::as_str).collect::<Vec<_>>(), ["a", "d", "e"]);
 }

@@ -14,8 +14,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use annals::{
-    Batch, BlockingReplay, Durability, ErrorKind, Header, Log, Message, Raw, Receipt, Record, RecordView, Replay, Start,
-    Topic, TopicSettings,
+    Batch, BlockingReplay, Durability, ErrorKind, Header, Log, Message, Raw, Receipt, Record, RecordView, Replay,
+    Start, Topic, TopicSettings,
 };
 use bytes::Bytes;
 use chrono::DateTime;
@@ -295,7 +295,8 @@ impl World {
             Level::Interval => Durability::Interval(Duration::from_millis(2)),
             Level::Os => Durability::Os,
         };
-        let settings = TopicSettings::default().partitions(partitions).durability(durability).segment_bytes_max(64 << 10);
+        let settings =
+            TopicSettings::default().partitions(partitions).durability(durability).segment_bytes_max(64 << 10);
         let created = self.runtime.block_on(self.log.create_raw_topic(name, settings.clone()));
         match self.topics.get(name) {
             Some(there) if there.settings != settings => {

@@ -344,17 +344,20 @@ async fn deleting_a_topic_ends_who_follows_it_and_nobody_else() {
             read.push(topic.replay_partition(0, start).follow());
             read.push(log.replay_topics(["gone", "gone"], start).unwrap().follow());
         }
-        let mut waiting: Vec<_> = read.into_iter().map(|mut replay| {
-            tokio::spawn(async move {
-                let mut seen = 0;
-                loop {
-                    match replay.next().await.expect("following ends in an error") {
-                        Ok(_) => seen += 1,
-                        Err(error) => return (seen, error),
+        let mut waiting: Vec<_> = read
+            .into_iter()
+            .map(|mut replay| {
+                tokio::spawn(async move {
+                    let mut seen = 0;
+                    loop {
+                        match replay.next().await.expect("following ends in an error") {
+                            Ok(_) => seen += 1,
+                            Err(error) => return (seen, error),
+                        }
                     }
-                }
+                })
             })
-        }).collect();
+            .collect();
         let mut both = log.replay_topics(["gone", "kept"], Start::Earliest).unwrap().follow();
         let mut blocking = topic.replay(Start::Earliest).follow().blocking().unwrap();
         for index in 0..6 {
@@ -657,7 +660,7 @@ async fn damage_in_one_partition_is_an_error_of_the_whole_replay() {
     for follow in [false, true] {
         let replay = topic.replay(Start::Earliest);
         let mut replay = if follow { replay.follow() } else { replay };
-        let mut seen = 0;
+        let mut seen = 0_u64;
         let error = loop {
             match timeout(PATIENCE, replay.next()).await.unwrap() {
                 Some(Ok(message)) => {

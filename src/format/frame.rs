@@ -92,7 +92,11 @@ impl FrameHeader {
     pub(crate) fn decode(bytes: &[u8]) -> FormatResult<Self> {
         let bytes: &[u8; FRAME_HEADER_BYTES] = bytes.first_chunk().ok_or(FormatError::Short)?;
         if header_crc(bytes) != crc32fast::hash(&bytes[4..]) {
-            return Err(if bytes.iter().all(|byte| *byte == 0) { FormatError::Zeros } else { FormatError::HeaderChecksum });
+            return Err(if bytes.iter().all(|byte| *byte == 0) {
+                FormatError::Zeros
+            } else {
+                FormatError::HeaderChecksum
+            });
         }
         let kind = match bytes[4] {
             1 => FrameKind::Records,

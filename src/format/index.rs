@@ -77,9 +77,9 @@ impl IndexFile {
                 max_timestamp_before: cursor.i64()?,
             });
         }
-        let ascending = entries
-            .windows(2)
-            .all(|pair| matches!(pair, [a, b] if a.offset < b.offset && a.position < b.position && a.commit <= b.commit));
+        let ascending = entries.windows(2).all(
+            |pair| matches!(pair, [a, b] if a.offset < b.offset && a.position < b.position && a.commit <= b.commit),
+        );
         if ascending { Ok(Self { incarnation, covered, entries }) } else { Err(FormatError::Offset) }
     }
 }

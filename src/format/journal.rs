@@ -154,7 +154,11 @@ pub(crate) fn frames<'a>(header: &FrameHeader, body: &'a [u8]) -> FormatResult<V
             return Err(FormatError::Length);
         }
         header.check_body(&bytes[FRAME_HEADER_BYTES..])?;
-        found.push(JournaledFrame { target: FrameTarget { topic_id, partition, segment_base, position }, header, bytes });
+        found.push(JournaledFrame {
+            target: FrameTarget { topic_id, partition, segment_base, position },
+            header,
+            bytes,
+        });
     }
     if cursor.is_empty() { Ok(found) } else { Err(FormatError::Length) }
 }

@@ -112,15 +112,6 @@ impl FrameBuilder {
         self.bytes.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.record_count == 0
-    }
-
-    /// The largest timestamp pushed.
-    pub(crate) fn max_timestamp(&self) -> i64 {
-        self.max_timestamp
-    }
-
     /// Bytes of memory held.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()

@@ -96,7 +96,8 @@ pub fn journal_replay(data: &[u8]) {
         promised += if chained { built.whole } else { 0 };
         chained &= built.intact;
         first_entry = built.next;
-        let file = disk.open(&Path::new("/j").join(file_name(slot as usize)), OpenMode::CreateNew).expect("the file is new");
+        let file =
+            disk.open(&Path::new("/j").join(file_name(slot as usize)), OpenMode::CreateNew).expect("the file is new");
         write_all_at(&*file, &built.file, 0).expect("memory takes it");
     }
     let storage: Arc<dyn Storage> = disk;
@@ -107,7 +108,12 @@ pub fn journal_replay(data: &[u8]) {
             applied.push((frame.target.topic_id, frame.target.partition, frame.bytes.to_vec()));
             Ok(())
         });
-        (answer.map(|replayed| (replayed.entries, replayed.frames, replayed.torn_bytes)).map_err(|error| error.kind()), applied)
+        (
+            answer
+                .map(|replayed| (replayed.entries, replayed.frames, replayed.torn_bytes))
+                .map_err(|error| error.kind()),
+            applied,
+        )
     };
     let (answer, applied) = run();
     assert!(applied.is_sorted_by_key(|(number, partition, _)| (*number, *partition)));

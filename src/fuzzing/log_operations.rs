@@ -63,7 +63,8 @@ impl Run {
         let Ok(engine) = open(env, PathBuf::from("/log"), settings, true) else { return false };
         assert!(engine.report.damage.is_empty(), "nothing was damaged: {:?}", engine.report.damage);
         for (name, partitions, durability) in [("sync", 2, Durability::Sync), ("os", 1, Durability::Os)] {
-            let settings = TopicSettings::default().partitions(partitions).durability(durability).segment_bytes_max(4096);
+            let settings =
+                TopicSettings::default().partitions(partitions).durability(durability).segment_bytes_max(4096);
             if engine.create_topic(name, settings).is_err() {
                 return false;
             }
@@ -114,7 +115,9 @@ impl Run {
             if self.engine().append_relaxed(&partition, Durability::Os, fill).is_ok() {
                 self.answer(target, id, false);
             }
-        } else if let Ok(ticket) = self.engine().enqueue(&partition, len + 100, fill) {
+        } else if let Ok(ticket) =
+            self.engine().enqueue(&partition, len + 100, crate::log::committer::Leader::Thread, fill)
+        {
             self.waiting.push(Waiting::Single(target, id, ticket));
         }
     }
@@ -134,7 +137,7 @@ impl Run {
             put(&mut builder, id, len);
             frames.push((partition, builder));
         }
-        if let Ok(group) = self.engine().committer.enqueue_unit(frames) {
+        if let Ok(group) = self.engine().committer.enqueue_unit(frames, crate::log::committer::Leader::Thread) {
             self.waiting.push(Waiting::Unit(targets, unit, group));
         }
     }
@@ -170,7 +173,8 @@ impl Run {
 
     /// What is there: all that had to survive, in the order in which it was sent, nothing twice, units whole.
     fn check(&mut self, lost_power: bool) {
-        let found: Vec<Vec<u64>> = (0..3).map(|target| self.partition(target).map_or(Vec::new(), |of| ids(&of))).collect();
+        let found: Vec<Vec<u64>> =
+            (0..3).map(|target| self.partition(target).map_or(Vec::new(), |of| ids(&of))).collect();
         for (target, found) in found.iter().enumerate() {
             let mut sent = self.sent[target].iter();
             for id in found {
@@ -222,9 +226,11 @@ impl Run {
             // Whether it fails is the disk's business.
             11 => drop(self.engine().checkpoint()),
             12 => {
-                let faults =
-                    [SimFault::Eio, SimFault::Enospc, SimFault::ShortWrite, SimFault::FsyncDrop];
-                self.disk.fail_at(self.disk.calls() + u64::from(chunks.byte() % 32), faults[usize::from(operation / 16) % 4]);
+                let faults = [SimFault::Eio, SimFault::Enospc, SimFault::ShortWrite, SimFault::FsyncDrop];
+                self.disk.fail_at(
+                    self.disk.calls() + u64::from(chunks.byte() % 32),
+                    faults[usize::from(operation / 16) % 4],
+                );
             }
             13 => self.crash_soon(u64::from(chunks.byte())),
             14 => self.reopen(operation < 128),

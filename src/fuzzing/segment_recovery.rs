@@ -154,7 +154,10 @@ pub fn segment_recovery(data: &[u8]) {
     let promised = built.whole.last().map_or(0, |(next_offset, _)| *next_offset);
     let header_holds = SegmentHeader::decode(&built.file).is_ok();
     assert!(!header_holds || visible >= promised, "{visible} of {promised} records are left");
-    assert!(built.flipped || visible == promised, "{visible} records are more than the {promised} that follow each other");
+    assert!(
+        built.flipped || visible == promised,
+        "{visible} records are more than the {promised} that follow each other"
+    );
     assert!(values.len() as u64 <= visible);
     if findings.damage.is_empty() && findings.cut_bytes > 0 {
         assert_eq!(findings.cut_saved.len(), 1);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::builder::LogBuilder;
@@ -12,10 +13,11 @@ use crate::codec::{Codec, Raw, TopicDef};
 use crate::error::{Error, Result};
 use crate::log::engine::Engine;
 use crate::log::names::validate_user_topic_name;
-use crate::log::running::Running;
 use crate::log::report::RecoveryReport;
+use crate::log::running::Running;
 use crate::log::settings::TopicSettings;
 use crate::producer::{Batch, Receipt};
+use crate::record::datetime_from_micros;
 use crate::topic::Topic;
 
 /// An open log: a directory of topics.
@@ -267,6 +269,11 @@ impl Log {
     /// The identity of the log, made when it was created.
     pub fn id(&self) -> Uuid {
         Uuid::from_u128(self.inner.engine.id)
+    }
+
+    /// When the log was created.
+    pub fn created_at(&self) -> DateTime<Utc> {
+        datetime_from_micros(self.inner.engine.created_at())
     }
 
     /// The directory of the log.

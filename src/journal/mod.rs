@@ -23,6 +23,9 @@ mod tests;
 
 /// Files of the ring as long as checkpoints keep up.
 const RING_FILES: usize = 2;
+/// The first file's size at the most; each later one is twice as large, up to what is configured. A log with few commits over
+/// several partitions stays small, and its first such commit does not wait for a large file.
+const FIRST_FILE_BYTES: u64 = 1 << 20;
 /// Files at the most, when a failed partition keeps the journal from being freed.
 const RING_FILES_MAX: usize = 16;
 
@@ -39,7 +42,10 @@ pub(crate) struct Journal {
     env: Env,
     dir: PathBuf,
     log_id: u128,
+    /// The size of a file, once the ring has grown.
     file_bytes: u64,
+    /// The size of the next file.
+    next_bytes: u64,
     active: Option<Active>,
     /// The names of the files that were found are durable.
     names_synced: bool,
@@ -61,6 +67,7 @@ struct Active {
     file: Arc<dyn File>,
     incarnation: u64,
     position: u64,
+    bytes: u64,
 }
 
 /// Entries that are being put together for one write.
@@ -78,6 +85,7 @@ impl Journal {
             dir,
             log_id,
             file_bytes,
+            next_bytes: file_bytes.min(FIRST_FILE_BYTES),
             active: None,
             names_synced: false,
             counted: false,
@@ -99,7 +107,7 @@ impl Journal {
 
     /// Whether `len` bytes of entries fit into the file in use.
     pub(crate) fn has_room(&self, len: usize) -> bool {
-        self.active.as_ref().is_some_and(|active| active.position + len as u64 <= self.file_bytes)
+        self.active.as_ref().is_some_and(|active| active.position + len as u64 <= active.bytes)
     }
 
     /// Whether the manifest counts the file in use; before that no entry in it may be acknowledged.
@@ -132,8 +140,9 @@ impl Journal {
         self.live.len().checked_sub(2).and_then(|index| self.live.get(index)).map(|(sequence, _)| *sequence)
     }
 
-    /// Begins another file. The caller must make the manifest count it before an entry in it is acknowledged.
-    pub(crate) fn rotate(&mut self) -> Result<()> {
+    /// Begins another file, which has room for `len` bytes of entries. The caller must make the manifest count it before an
+    /// entry in it is acknowledged.
+    pub(crate) fn rotate(&mut self, len: usize) -> Result<()> {
         if self.free.is_empty() && self.slots >= RING_FILES_MAX {
             return Err(Error::new(
                 ErrorKind::Poisoned,
@@ -143,7 +152,9 @@ impl Journal {
                 ),
             ));
         }
-        let (slot, file) = self.next_file().map_err(|error| Error::io("cannot make a journal file", error))?;
+        let bytes = self.next_bytes.max(len as u64 + JOURNAL_HEADER_BYTES as u64).min(self.file_bytes);
+        let (slot, file, bytes) =
+            self.next_file(bytes).map_err(|error| Error::io("cannot make a journal file", error))?;
         let incarnation = self.env.random.next_u64();
         let header = JournalHeader {
             log_id: self.log_id,
@@ -159,12 +170,13 @@ impl Journal {
         self.live.push_back((self.next_sequence, slot));
         self.next_sequence += 1;
         self.counted = false;
-        self.active = Some(Active { file, incarnation, position: JOURNAL_HEADER_BYTES as u64 });
+        self.active = Some(Active { file, incarnation, position: JOURNAL_HEADER_BYTES as u64, bytes });
+        self.next_bytes = (bytes * 2).min(self.file_bytes).max(self.next_bytes);
         Ok(())
     }
 
     /// A free file of the ring, or a new one written full of zeros, so that no later sync has to change its size.
-    fn next_file(&mut self) -> io::Result<(usize, Arc<dyn File>)> {
+    fn next_file(&mut self, bytes: u64) -> io::Result<(usize, Arc<dyn File>, u64)> {
         let storage = &*self.env.storage;
         if !self.names_synced && !self.free.is_empty() {
             // An earlier process may have failed to make the names of the files durable that it left.
@@ -173,20 +185,17 @@ impl Journal {
             self.names_synced = true;
         }
         if let Some(slot) = self.free.pop() {
-            let opened = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite);
-            return match opened {
-                Ok(file) => {
-                    let len = file.len()?;
-                    if len < self.file_bytes {
-                        write_zeros(&*file, len, self.file_bytes)?;
-                    }
-                    Ok((slot, file))
+            let prepared = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite).and_then(|file| {
+                let len = file.len()?;
+                if len < bytes {
+                    write_zeros(&*file, len, bytes)?;
                 }
-                Err(error) => {
-                    self.free.push(slot);
-                    Err(error)
-                }
-            };
+                Ok((slot, file, len.max(bytes)))
+            });
+            if prepared.is_err() {
+                self.free.push(slot);
+            }
+            return prepared;
         }
         let slot = self.slots;
         let path = self.dir.join(file_name(slot));
@@ -196,9 +205,8 @@ impl Journal {
             _ => {}
         }
         let file = storage.open(&path, OpenMode::CreateNew)?;
-        let filled = write_zeros(&*file, 0, self.file_bytes)
-            .and_then(|()| file.sync_data())
-            .and_then(|()| storage.sync_dir(&self.dir));
+        let filled =
+            write_zeros(&*file, 0, bytes).and_then(|()| file.sync_data()).and_then(|()| storage.sync_dir(&self.dir));
         if let Err(error) = filled {
             // Half a file would keep the space that is short.
             return match storage.remove_file(&path) {
@@ -207,7 +215,7 @@ impl Journal {
             };
         }
         self.slots += 1;
-        Ok((slot, file))
+        Ok((slot, file, bytes))
     }
 
     /// Adds one entry of a commit to `batch`.
@@ -281,17 +289,7 @@ impl Journal {
     }
 }
 
-impl Batch {
-    /// Forgets entries that will not be written.
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.entries = 0;
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries == 0
-    }
-}
+impl Batch {}
 
 /// The name of a file of the ring.
 pub(crate) fn file_name(slot: usize) -> String {

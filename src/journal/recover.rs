@@ -38,26 +38,6 @@ struct Ring {
     len: u64,
 }
 
-/// The files that recovery must read: those that the manifest counts, and those after them that hold an entry. No entry is
-/// written to a file before the manifest counts it, so the slot of the manifest that did is lost.
-pub(crate) fn counted(env: &Env, dir: &Path, log_id: u128, live: Live) -> Result<Live> {
-    let (ring, _) = open_ring(env, dir, log_id)?;
-    let mut next = live.next;
-    for _ in 0..ring.len() {
-        for file in ring.iter().filter(|file| file.header.sequence == next) {
-            let mut bytes = [0; FRAME_HEADER_BYTES];
-            let read = read_full_at(&*file.file, &mut bytes, JOURNAL_HEADER_BYTES as u64)
-                .map_err(|error| Error::io(format!("cannot read {}", dir.display()), error))?;
-            let first = FrameHeader::decode(&bytes[..read]);
-            if first.is_ok_and(|first| first.incarnation == file.header.incarnation && is_entry(&first)) {
-                next += 1;
-                break;
-            }
-        }
-    }
-    Ok(Live { next, ..live })
-}
-
 /// Reads the entries of the files in `live`, oldest first.
 pub(crate) fn replay(
     env: &Env,
@@ -67,6 +47,7 @@ pub(crate) fn replay(
     mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
 ) -> Result<Replayed> {
     let (mut ring, slots) = open_ring(env, dir, log_id)?;
+    let live = Live { next: uncounted(&ring, live.next)?, ..live };
     let newest = ring.iter().map(|file| file.header.sequence.saturating_add(1)).max();
     let next_sequence = live.next.max(newest.unwrap_or(0));
     let mut replayed = Replayed { slots, next_sequence, ..Replayed::default() };
@@ -88,6 +69,32 @@ pub(crate) fn replay(
         }
     }
     Ok(replayed)
+}
+
+/// One past the files from `next` on that hold an entry. Each was counted by the manifest before its first entry was written:
+/// the slot that did so is damaged, and the older one that recovery began from does not know of them.
+fn uncounted(ring: &[Ring], mut next: u64) -> Result<u64> {
+    if planted::is(Bug::JournalUncounted) {
+        return Ok(next);
+    }
+    while let Some(file) = ring.iter().find(|file| file.header.sequence == next) {
+        let bytes = read_whole(file)?;
+        let first = frame::parse(bytes.get(JOURNAL_HEADER_BYTES..).unwrap_or_default(), file.header.incarnation);
+        if !first.is_ok_and(|(header, _)| is_entry(&header) && header.base_offset == file.header.first_entry) {
+            break;
+        }
+        tracing::warn!(sequence = next, "the manifest does not know of a journal file that was in use");
+        next += 1;
+    }
+    Ok(next)
+}
+
+fn read_whole(ring: &Ring) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(ring.len).unwrap_or(usize::MAX)];
+    let read = read_full_at(&*ring.file, &mut bytes, 0)
+        .map_err(|error| Error::io(format!("cannot read journal/{}", file_name(ring.slot)), error))?;
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 /// The files of the ring. One whose header is torn was being begun, and is free: nothing that is needed has a damaged
@@ -125,9 +132,7 @@ fn replay_file(
 ) -> Result<()> {
     let name = format!("journal/{}", file_name(ring.slot));
     let failed = |error| Error::io(format!("cannot read {name}"), error);
-    let mut bytes = vec![0; usize::try_from(ring.len).unwrap_or(usize::MAX)];
-    let read = read_full_at(&*ring.file, &mut bytes, 0).map_err(failed)?;
-    bytes.truncate(read);
+    let bytes = read_whole(ring)?;
     let mut number = ring.header.first_entry;
     let mut at = JOURNAL_HEADER_BYTES;
     let why = loop {
@@ -141,8 +146,9 @@ fn replay_file(
             Ok(_) => break FormatError::Offset,
             Err(why) => break why,
         };
-        let inner = frames(&header, body)
-            .map_err(|why| Error::corrupt(format!("a journal entry is malformed: {why}"), corruption(name.clone(), at as u64)))?;
+        let inner = frames(&header, body).map_err(|why| {
+            Error::corrupt(format!("a journal entry is malformed: {why}"), corruption(name.clone(), at as u64))
+        })?;
         for frame in inner.iter().take(if planted::is(Bug::PartialRedo) { 1 } else { usize::MAX }) {
             apply(frame)?;
         }
@@ -152,10 +158,20 @@ fn replay_file(
         number += 1;
         at += FRAME_HEADER_BYTES + body.len();
     };
+    if let Some(next) = next_entry.filter(|next| *next < number) {
+        // No crash leaves that: the next file was begun after the last entry of this one.
+        return Err(Error::corrupt(
+            format!("the journal has entries {next} to {} twice", number - 1),
+            corruption(name, at as u64),
+        ));
+    }
     // Later entries, or the next file, say up to where the entries of this one had been on the disk.
     let proven = next_entry.unwrap_or(0).max(proven_by_later(&bytes, ring, at, number));
     if why.is_from_the_future() {
-        return Err(Error::corrupt(format!("entry {number} of the journal cannot be read: {why}"), corruption(name, at as u64)));
+        return Err(Error::corrupt(
+            format!("entry {number} of the journal cannot be read: {why}"),
+            corruption(name, at as u64),
+        ));
     }
     if number < proven && !planted::is(Bug::RotTruncated) {
         return Err(Error::corrupt(

@@ -38,7 +38,7 @@ impl Ring {
         let env = env(Arc::new(disk.clone()), 5);
         let journal = Journal::new(env.clone(), dir().into(), LOG_ID, FILE_BYTES, 0, 0);
         let mut ring = Self { disk, env, journal, next: 0 };
-        ring.journal.rotate().unwrap();
+        ring.journal.rotate(0).unwrap();
         ring
     }
 
@@ -56,7 +56,8 @@ impl Ring {
             for topic_id in 0..2 {
                 let mut builder = FrameBuilder::new();
                 builder.push(0, None, Some(&[number as u8; 50]), std::iter::empty());
-                let place = FramePlace { incarnation: 3, base_offset: 0, durable_upto: 0, commit: 100 + u64::from(number) };
+                let place =
+                    FramePlace { incarnation: 3, base_offset: 0, durable_upto: 0, commit: 100 + u64::from(number) };
                 let (_, bytes) = builder.finish(place);
                 entry.push(&FrameTarget { topic_id, partition: number, segment_base: 0, position: 80 }, bytes);
             }
@@ -66,13 +67,12 @@ impl Ring {
     fn append(&mut self) {
         let mut batch = self.batch();
         if !self.journal.has_room(batch.bytes.len()) {
-            batch.clear();
-            self.journal.rotate().unwrap();
+            self.journal.rotate(0).unwrap();
             self.next -= 1;
             batch = self.batch();
         }
         self.journal.append(&mut batch).unwrap();
-        assert!(batch.is_empty());
+        assert_eq!(batch.entries, 0);
     }
 
     /// What a recovery with this range of files reads: the entries' numbers, and the sums.
@@ -170,7 +170,7 @@ fn stale_entries_of_a_recycled_file_are_ignored() {
     }
     for expected in 1..Ring::per_file() {
         ring.journal.free_upto(ring.journal.live().next - 1);
-        ring.journal.rotate().unwrap();
+        ring.journal.rotate(0).unwrap();
         let first = ring.next;
         for _ in 0..expected {
             ring.append();
@@ -322,7 +322,7 @@ fn a_file_that_cannot_be_made_leaves_the_ring_as_it_was() {
         let (live, slots) = (ring.journal.live(), ring.journal.slots);
         ring.disk.fail_at(ring.disk.calls() + call, SimFault::Enospc);
         let hit = ring.disk.faults_hit();
-        let rotated = ring.journal.rotate();
+        let rotated = ring.journal.rotate(0);
         assert_eq!(rotated.is_err(), ring.disk.faults_hit() > hit);
         ring.disk.clear_faults();
         if rotated.is_ok() {
@@ -341,13 +341,13 @@ fn the_ring_has_a_limit() {
     let mut ring = Ring::new();
     for _ in 1..RING_FILES_MAX {
         ring.append();
-        ring.journal.rotate().unwrap();
+        ring.journal.rotate(0).unwrap();
     }
-    let error = ring.journal.rotate().unwrap_err();
+    let error = ring.journal.rotate(0).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Poisoned);
     assert_eq!(ring.numbers().len(), RING_FILES_MAX - 1);
     ring.journal.free_upto(0);
-    ring.journal.rotate().unwrap();
+    ring.journal.rotate(0).unwrap();
 }
 
 /// A power loss at every call, many ways each: what was acknowledged is replayed, and nothing out of order.
@@ -358,14 +358,14 @@ fn a_power_loss_at_any_call_keeps_what_was_acknowledged() {
         ring.disk = ring.disk.fork(seed);
         ring.env = env(Arc::new(ring.disk.clone()), seed);
         ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, 1, 1);
-        ring.journal.rotate().unwrap();
+        ring.journal.rotate(0).unwrap();
         ring.disk.crash_at(ring.disk.calls() + seed % 23);
         let (mut acknowledged, mut live) = (BTreeSet::new(), ring.journal.live());
         for _ in 0..8 {
             let mut batch = ring.batch();
             if !ring.journal.has_room(batch.bytes.len()) {
                 ring.next -= 1;
-                if ring.journal.rotate().is_err() {
+                if ring.journal.rotate(0).is_err() {
                     break;
                 }
                 live = ring.journal.live();
@@ -394,14 +394,57 @@ fn a_file_that_was_never_counted_is_not_mistaken_for_a_later_one() {
         ring.append();
     }
     let counted = ring.journal.live();
-    ring.journal.rotate().unwrap();
+    ring.journal.rotate(0).unwrap();
     let (numbers, replayed) = ring.replay(counted).unwrap();
     assert_eq!((numbers.len() as u64, replayed.next_sequence), (Ring::per_file(), counted.next + 1));
 
     let next = replayed.next_sequence;
     ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, replayed.slots, next);
     ring.next = 0;
-    ring.journal.rotate().unwrap();
+    ring.journal.rotate(0).unwrap();
     ring.append();
     assert_eq!(ring.numbers(), [0]);
+}
+
+/// The manifest that counted the newest file is damaged, and the older one is believed.
+#[test]
+fn a_file_that_holds_entries_is_read_though_the_manifest_does_not_count_it() {
+    let mut ring = Ring::new();
+    for _ in 0..2 * Ring::per_file() + 1 {
+        ring.append();
+    }
+    let all = ring.journal.live();
+    for next in all.first..=all.next {
+        assert_eq!(ring.replay(Live { next, ..all }).unwrap().0, ring.numbers());
+    }
+    ring.journal.rotate(0).unwrap();
+    let (numbers, replayed) = ring.replay(all).unwrap();
+    assert_eq!((numbers, replayed.next_sequence), (ring.numbers(), all.next + 1), "one without an entry is left alone");
+}
+
+#[test]
+fn files_whose_numbers_overlap_are_refused() {
+    let mut ring = Ring::new();
+    for _ in 0..=Ring::per_file() {
+        ring.append();
+    }
+    let mut bytes = ring.disk.read_file(path(1));
+    bytes[48..56].copy_from_slice(&(Ring::per_file() - 1).to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    ring.disk.write_file(path(1), &bytes);
+    assert!(ring.corruption().contains("twice"));
+}
+
+#[test]
+fn a_recycled_file_that_cannot_be_opened_is_not_lost() {
+    let mut ring = Ring::new();
+    ring.journal.free_upto(0);
+    let free = ring.journal.free.len();
+    ring.disk.truncate(path(0), 100);
+    ring.disk.fail_at(ring.disk.calls(), SimFault::Enospc);
+    ring.journal.rotate(0).unwrap_err();
+    assert_eq!(ring.journal.free.len(), free);
+    ring.journal.rotate(0).unwrap();
+    assert_eq!(ring.journal.slots, 1);
 }

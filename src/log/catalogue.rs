@@ -111,8 +111,7 @@ pub(super) fn sync_names<'a>(env: &Env, root: &Path, topics: impl Iterator<Item 
 }
 
 fn is_partitioned(env: &Env, dir: &Path) -> Result<bool> {
-    let entries =
-        env.storage.list(dir).map_err(|error| Error::io(format!("cannot list {}", dir.display()), error))?;
+    let entries = env.storage.list(dir).map_err(|error| Error::io(format!("cannot list {}", dir.display()), error))?;
     Ok(entries.iter().any(|entry| entry.kind == EntryKind::Dir && entry.name == "0"))
 }
 
@@ -135,9 +134,10 @@ impl Engine {
     pub(crate) fn topic(&self, name: &str) -> Result<Arc<TopicState>> {
         self.check_open()?;
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.get(name).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no topic {}", crate::text::quoted(name)))
-        })
+        topics
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {}", crate::text::quoted(name))))
     }
 
     /// Creates a topic. One that exists with the same settings is simply returned.
@@ -164,7 +164,8 @@ impl Engine {
             let opened = self.open_partition(&name, id, number, &dir, &settings);
             partitions.push(opened.inspect_err(|_| self.undo_build(&temporary, &dir))?);
         }
-        let topic = Arc::new(TopicState::new(Arc::clone(&name), id, file.created_at.timestamp_micros(), settings, partitions));
+        let topic =
+            Arc::new(TopicState::new(Arc::clone(&name), id, file.created_at.timestamp_micros(), settings, partitions));
         self.topics.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), Arc::clone(&topic));
         self.catalogue_changed.notify(usize::MAX);
         Ok(topic)
@@ -186,7 +187,9 @@ impl Engine {
         match topics.keys().find(|other| collides(other, name)) {
             Some(other) => Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!("topic {name} differs from topic {other} in case only; some file systems cannot tell them apart"),
+                format!(
+                    "topic {name} differs from topic {other} in case only; some file systems cannot tell them apart"
+                ),
             )),
             None => Ok(None),
         }

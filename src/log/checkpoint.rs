@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::planted::{self, Bug};
 use crate::segment::lock;
-use crate::storage::{Env, Storage};
 use crate::storage::files::{read_small, replace_file};
+use crate::storage::{Env, Storage};
 
 /// The name of the file.
 pub(crate) const CHECKPOINT_NAME: &str = "CHECKPOINT";

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::format::frame::FrameHeader;
 use crate::format::record::FrameBuilder;
 use crate::journal::{Batch, Journal};
-use crate::partition::writer::{Staged, WriterGuard};
 use crate::partition::Partition;
+use crate::partition::writer::{Staged, WriterGuard};
 use crate::planted::{self, Bug};
 use crate::segment::lock;
 
@@ -165,7 +165,7 @@ impl Engine {
                 }
                 journal = lock(&self.journal);
             }
-            journal.rotate()?;
+            journal.rotate(bytes)?;
         }
         let live = journal.live();
         lock(&self.manifest).update(|manifest| {
@@ -185,8 +185,7 @@ impl Engine {
         for (partition, bytes) in &partitions {
             // Sorted, so that nobody who takes several can wait in a circle.
             let mut guard = partition.writer();
-            let prepared =
-                partition.check_open().and_then(|()| guard.prepare_journaled(*bytes));
+            let prepared = partition.check_open().and_then(|()| guard.prepare_journaled(*bytes));
             match prepared {
                 Ok(()) => locked.push(Locked { partition, guard, staged: Vec::new() }),
                 Err(error) => work.fail_partition(partition, &error),

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use event_listener::{Event, Listener};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
 use crate::format::record::FrameBuilder;
 use crate::partition::Partition;
 use crate::planted::{self, Bug};
@@ -62,10 +62,13 @@ pub(crate) struct Single {
     pub(crate) promise: Promise,
 }
 
+/// A frame for each partition that a commit is about.
+pub(crate) type UnitFrames = Vec<(Arc<Partition>, FrameBuilder)>;
+
 /// Frames that are committed together or not at all.
 #[derive(Debug)]
 pub(crate) struct Unit {
-    pub(crate) frames: Vec<(Arc<Partition>, FrameBuilder)>,
+    pub(crate) frames: UnitFrames,
     pub(crate) promise: Promise,
 }
 
@@ -151,6 +154,15 @@ impl Ticket {
     }
 }
 
+/// Who carries an append's commit out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leader {
+    /// The commit thread: it is woken if it sleeps.
+    Thread,
+    /// The caller, who leads right after this and would only race with the thread.
+    Caller,
+}
+
 /// Why an append was not taken.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -175,6 +187,7 @@ impl Committer {
         &self,
         partition: &Arc<Partition>,
         len: usize,
+        leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
         let mut queue = self.admit(len)?;
@@ -194,15 +207,12 @@ impl Committer {
         fill(&mut single.builder);
         *bytes += single.builder.len() - before;
         let ticket = Ticket { group: Arc::clone(&single.promise.0), first };
-        self.wake(queue);
+        self.wake(queue, leader);
         Ok(ticket)
     }
 
     /// Adds frames that are committed together or not at all.
-    pub(crate) fn enqueue_unit(
-        &self,
-        frames: Vec<(Arc<Partition>, FrameBuilder)>,
-    ) -> Result<Arc<Group>, (Refused, Vec<(Arc<Partition>, FrameBuilder)>)> {
+    pub(crate) fn enqueue_unit(&self, frames: UnitFrames, leader: Leader) -> Result<Arc<Group>, (Refused, UnitFrames)> {
         let len = frames.iter().map(|(_, builder)| framed(builder)).sum();
         let mut queue = match self.admit(len) {
             Ok(queue) => queue,
@@ -212,7 +222,7 @@ impl Committer {
         let group = Arc::clone(&promise.0);
         queue.bytes += len;
         queue.work.units.push(Unit { frames, promise });
-        self.wake(queue);
+        self.wake(queue, leader);
         Ok(group)
     }
 
@@ -229,8 +239,8 @@ impl Committer {
     }
 
     #[inline]
-    fn wake(&self, queue: MutexGuard<'_, Queue>) {
-        let wake = queue.thread_sleeps && !queue.leading;
+    fn wake(&self, queue: MutexGuard<'_, Queue>, leader: Leader) {
+        let wake = leader == Leader::Thread && queue.thread_sleeps && !queue.leading;
         drop(queue);
         if wake {
             self.work.notify_one();

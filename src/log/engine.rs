@@ -12,7 +12,7 @@ use event_listener::Event;
 
 use super::catalogue::{TOPICS_DIR, sync_names};
 use super::checkpoint::{CHECKPOINT_BYTES, CHECKPOINT_BYTES_RELAXED, Checkpointed};
-use super::committer::{Committer, Refused, Ticket};
+use super::committer::{Committer, Leader, Refused, Ticket};
 use super::manifest_file::ManifestFile;
 use super::report::RecoveryReport;
 use super::settings::{Durability, LogSettings};
@@ -21,8 +21,8 @@ use super::upkeep::{Round, Upkeep};
 use crate::error::{Error, Result};
 use crate::format::record::FrameBuilder;
 use crate::journal::Journal;
-use crate::partition::writer::Written;
 use crate::partition::Partition;
+use crate::partition::writer::Written;
 use crate::segment::lock;
 use crate::storage::{Env, Lock};
 
@@ -104,11 +104,6 @@ impl Engine {
         }
     }
 
-    /// The epoch of this opening.
-    pub(crate) fn epoch(&self) -> u64 {
-        lock(&self.manifest).current().epoch
-    }
-
     /// When the log was created, in microseconds since 1970.
     pub(crate) fn created_at(&self) -> i64 {
         lock(&self.manifest).current().created_at
@@ -175,9 +170,10 @@ impl Engine {
         &self,
         partition: &Arc<Partition>,
         len: usize,
+        leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
-        self.committer.enqueue(partition, len, fill)
+        self.committer.enqueue(partition, len, leader, fill)
     }
 
     /// Notes what an append has left to be done in the background.

@@ -25,8 +25,8 @@ use crate::format::manifest::Manifest;
 use crate::journal::{self, Journal, Live};
 use crate::partition::recover;
 use crate::planted::{self, Bug};
-use crate::segment::scan;
 use crate::segment::Segment;
+use crate::segment::scan;
 use crate::storage::files::{create_dirs, read_full_at, replace_file, write_all_at};
 use crate::storage::{EntryKind, Env, File, Lock, OpenMode};
 
@@ -49,12 +49,6 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         }
     };
     let mut before = *manifest.current();
-    let live = Live { first: before.journal_first, next: before.journal_next };
-    let live = journal::recover::counted(&env, &root.join(JOURNAL_DIR), before.log_id, live)?;
-    if live.next != before.journal_next {
-        tracing::warn!("the newest slot of the manifest is lost; the journal says what it said");
-        before = Manifest { clean: false, journal_next: live.next, ..before };
-    }
     report.clean = before.clean;
     let found = catalogue::load(&env, &root)?;
     // A new manifest may have got its name from a creation that failed right after.
@@ -63,19 +57,25 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     }
     let mut redo = Redo {
         env: &env,
-        root: &root,
         topics: &found,
         files: BTreeMap::new(),
         upto: BTreeMap::new(),
         restored: 0,
         damage: Vec::new(),
     };
+    let live = Live { first: before.journal_first, next: before.journal_next };
     let replayed = if planted::is(Bug::JournalNotRedone) {
         journal::recover::Replayed::default()
     } else {
         journal::recover::replay(&env, &root.join(JOURNAL_DIR), before.log_id, live, |frame| redo.apply(frame))?
     };
     redo.sync()?;
+    if before.clean && replayed.entries > 0 {
+        // The mark is that of an older slot of the manifest: the newer one is damaged.
+        before.clean = false;
+        report.clean = false;
+        adopt_names(&env, &root, &found)?;
+    }
     report.journal_entries = replayed.entries;
     report.journal_frames_restored = redo.restored;
     report.cut_bytes = replayed.torn_bytes;
@@ -91,7 +91,8 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     let mut last_commit = replayed.last_commit;
     let mut topics = BTreeMap::new();
     for found in found {
-        let topic = open_topic(&env, &settings, before.log_id, found, &entries, &journaled, &mut report, &mut last_commit)?;
+        let topic =
+            open_topic(&env, &settings, before.log_id, found, &entries, &journaled, &mut report, &mut last_commit)?;
         topics.insert(topic.name.to_string(), Arc::new(topic));
     }
     report.topics = topics.len();
@@ -156,10 +157,8 @@ fn prepare_root(env: &Env, root: &Path, create: bool) -> Result<Box<dyn Lock>> {
 }
 
 fn has_manifest(env: &Env, root: &Path) -> Result<bool> {
-    let entries = env
-        .storage
-        .list(root)
-        .map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?;
+    let entries =
+        env.storage.list(root).map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?;
     Ok(entries.iter().any(|entry| entry.name == MANIFEST_NAME))
 }
 
@@ -168,10 +167,8 @@ fn check_is_ours(env: &Env, root: &Path) -> Result<()> {
     if has_manifest(env, root)? {
         return Ok(());
     }
-    let entries = env
-        .storage
-        .list(root)
-        .map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?;
+    let entries =
+        env.storage.list(root).map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?;
     let manifest_tmp = format!("{MANIFEST_NAME}.tmp");
     // What a creation that was cut off leaves, and what file systems put into their top directory.
     let harmless = [LOCK_NAME, TOPICS_DIR, JOURNAL_DIR, &manifest_tmp, "lost+found"];
@@ -298,7 +295,6 @@ fn checkpoint_recovered(
 /// Writes the journal's frames where they belong.
 struct Redo<'a> {
     env: &'a Env,
-    root: &'a Path,
     topics: &'a [FoundTopic],
     files: BTreeMap<PathBuf, Arc<dyn File>>,
     /// For each partition the offset after the last frame that the journal holds of it.
@@ -349,7 +345,12 @@ impl Redo<'_> {
         self.damage.push(Error::corrupt(
             format!("the segment of a committed frame is missing; the frame is kept as {name}"),
             Corruption {
-                file: format!("topics/{}/{}/{}", topic.file.name, target.partition, Segment::file_name(target.segment_base)),
+                file: format!(
+                    "topics/{}/{}/{}",
+                    topic.file.name,
+                    target.partition,
+                    Segment::file_name(target.segment_base)
+                ),
                 topic: Some(topic.file.name.clone()),
                 partition: Some(target.partition),
                 position: target.position,

@@ -75,11 +75,6 @@ impl Durability {
         self.loss() <= other.loss()
     }
 
-    /// The level that promises more.
-    pub(crate) fn stronger(self, other: Self) -> Self {
-        if self.is_at_least(other) { self } else { other }
-    }
-
     /// How much a power loss can take; `None`, the first in order, is nothing.
     fn loss(self) -> Option<Duration> {
         match self {

@@ -58,7 +58,9 @@ fn what_is_appended_is_there_after_reopening() {
                 let partition = os.partition(number as u32).unwrap();
                 engine.append_relaxed(&partition, Durability::Os, |builder| put(builder, &value)).unwrap();
                 let partition = sync.partition(number as u32).unwrap();
-                let ticket = engine.enqueue(&partition, 500, |builder| put(builder, &value)).unwrap();
+                let ticket = engine
+                    .enqueue(&partition, 500, crate::log::committer::Leader::Thread, |builder| put(builder, &value))
+                    .unwrap();
                 if index % 3 == 0 {
                     engine.lead();
                     let outcome = ticket.group.wait().clone().unwrap();

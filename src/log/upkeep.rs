@@ -68,7 +68,11 @@ impl Upkeep {
 
     fn take_from(state: &mut State, now: Duration) -> Round {
         let due = state.due.extract_if(.., |(deadline, _)| *deadline <= now).map(|(_, partition)| partition).collect();
-        Round { partitions: std::mem::take(&mut state.partitions), due, checkpoint: std::mem::take(&mut state.checkpoint) }
+        Round {
+            partitions: std::mem::take(&mut state.partitions),
+            due,
+            checkpoint: std::mem::take(&mut state.checkpoint),
+        }
     }
 
     /// Waits until there is something to do; `None` once stopped.

@@ -141,11 +141,6 @@ impl Partition {
         self.durable_end.load(Ordering::Acquire)
     }
 
-    /// One past the last offset written.
-    pub(crate) fn log_end(&self) -> u64 {
-        lock(&self.writer).place.next_offset
-    }
-
     /// Bytes of all segments.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.segments().iter().map(|segment| segment.readable()).sum()

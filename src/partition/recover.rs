@@ -142,9 +142,9 @@ impl Recovery<'_> {
         }
         let mut place = match checkpoint {
             Some(entry) => entry.place,
-            None => found.get(start).map_or(first_place(0, 0), |at| {
-                first_place(at.header.base_offset, at.header.incarnation)
-            }),
+            None => found
+                .get(start)
+                .map_or(first_place(0, 0), |at| first_place(at.header.base_offset, at.header.incarnation)),
         };
         // The offset below which frames themselves say that they are on the disk.
         let mut proven = self.certain;
@@ -164,7 +164,8 @@ impl Recovery<'_> {
             index += 1;
         }
         if place.next_offset < self.certain {
-            let error = missing(self.owner, place.next_offset, "the partition ends before records that were on the disk");
+            let error =
+                missing(self.owner, place.next_offset, "the partition ends before records that were on the disk");
             return Ok((place, End::Damaged(error)));
         }
         Ok((place, End::Intact))
@@ -213,7 +214,8 @@ impl Recovery<'_> {
         let mut place = first_place(header.base_offset, header.incarnation);
         scan::headers(file, &mut place, *len, |_, _| {}).map_err(failed)?;
         if next_base.is_some_and(|base| base != place.next_offset) {
-            let error = segment.corrupt(FormatError::HeaderChecksum, place.position, Some(place.next_offset), next_base);
+            let error =
+                segment.corrupt(FormatError::HeaderChecksum, place.position, Some(place.next_offset), next_base);
             self.findings.damage.push(error);
         }
         segment.set_readable(place.position);
@@ -298,7 +300,8 @@ impl Recovery<'_> {
             // Intact, and of this file: whatever it is, it was not left unfinished.
             return Ok(Some(segment.corrupt(why, place.position, Some(place.next_offset), None)));
         }
-        let mut proof = scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
+        let mut proof =
+            scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
         for later in found.iter().skip(index + 1) {
             if proof.is_none() {
                 proof = scan::proof_of_rot(&later.file, later.header.incarnation, place.next_offset, 0, later.len)

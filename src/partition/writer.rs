@@ -246,11 +246,6 @@ impl Partition {
 }
 
 impl WriterGuard<'_> {
-    /// The offset that the next record gets.
-    pub(crate) fn next_offset(&self) -> u64 {
-        self.writer.place.next_offset
-    }
-
     /// Starts a new segment if `len` more bytes would be too many for this one.
     pub(crate) fn prepare(&mut self, len: usize) -> Result<()> {
         let place = &self.writer.place;

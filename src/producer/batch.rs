@@ -9,13 +9,13 @@ use super::encode::{choose, with_encoded};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::format::record::FrameBuilder;
-use crate::topic::Topic;
-use crate::log::committer::{Group, Outcome, Refused};
+use crate::log::committer::{Group, Leader, Outcome, Refused};
 use crate::log::engine::Engine;
 use crate::log::settings::Durability;
 use crate::log::topic::Snapshot;
 use crate::partition::Partition;
 use crate::record::Record;
+use crate::topic::Topic;
 
 /// Records for any number of partitions and topics of one log, to be written as one by
 /// [`Log::produce_all`](crate::Log::produce_all). Dropping a batch leaves no trace.
@@ -127,22 +127,29 @@ impl Batch {
         let durability = state.settings.durability;
         let bytes_max = engine.committer.bytes_max();
         let now = *self.now.get_or_insert_with(|| engine.env.clock.now_micros());
-        with_encoded(&*topic.codec, record, state.settings.record_bytes_max, || now, |encoded| {
-            let grown = self.bytes + encoded.len() + if matches!(chosen, Chosen::Partition(_)) { FRAME_BYTES } else { 0 };
-            if grown + BATCH_OVERHEAD_BYTES > bytes_max {
-                return Err(Error::invalid(format!(
-                    "the batch would have {grown} bytes; the log's `commit_bytes_max` is {bytes_max}, of which \
+        with_encoded(
+            &*topic.codec,
+            record,
+            state.settings.record_bytes_max,
+            || now,
+            |encoded| {
+                let grown =
+                    self.bytes + encoded.len() + if matches!(chosen, Chosen::Partition(_)) { FRAME_BYTES } else { 0 };
+                if grown + BATCH_OVERHEAD_BYTES > bytes_max {
+                    return Err(Error::invalid(format!(
+                        "the batch would have {grown} bytes; the log's `commit_bytes_max` is {bytes_max}, of which \
                      {BATCH_OVERHEAD_BYTES} are kept for the commit itself"
-                )));
-            }
-            let (frame, builder) = self.frame(chosen, durability);
-            let record = builder.record_count();
-            encoded.put(builder);
-            self.bytes = grown;
-            self.engine.get_or_insert_with(|| Arc::clone(engine));
-            self.places.push(Place { frame, record, timestamp: encoded.timestamp });
-            Ok(())
-        })
+                    )));
+                }
+                let (frame, builder) = self.frame(chosen, durability);
+                let record = builder.record_count();
+                encoded.put(builder);
+                self.bytes = grown;
+                self.engine.get_or_insert_with(|| Arc::clone(engine));
+                self.places.push(Place { frame, record, timestamp: encoded.timestamp });
+                Ok(())
+            },
+        )
     }
 
     /// The frame of a partition, looked for first where the last record went.
@@ -176,9 +183,11 @@ impl Batch {
             [part] if part.durability != Durability::Sync => {
                 let written = engine.append_relaxed_built(&part.partition, part.durability, &mut part.builder);
                 let durability = part.durability;
-                Some(written.map(|written| {
-                    self.receipts(|_| written.base_offset, &self.numbers(), written.commit, durability)
-                }))
+                Some(
+                    written.map(|written| {
+                        self.receipts(|_| written.base_offset, &self.numbers(), written.commit, durability)
+                    }),
+                )
             }
             _ => None,
         }
@@ -190,7 +199,7 @@ impl Batch {
         let mut frames = self.take_frames();
         let group = loop {
             let listener = engine.committer.space.listen();
-            match engine.committer.enqueue_unit(frames) {
+            match engine.committer.enqueue_unit(frames, Leader::Thread) {
                 Ok(group) => break group,
                 Err((Refused::Full, back)) => frames = back,
                 Err((Refused::Failed(error), _)) => return Err(error),
@@ -207,7 +216,7 @@ impl Batch {
         let mut frames = self.take_frames();
         let group = loop {
             let listener = engine.committer.space.listen();
-            match engine.committer.enqueue_unit(frames) {
+            match engine.committer.enqueue_unit(frames, Leader::Caller) {
                 Ok(group) => break group,
                 Err((Refused::Full, back)) => frames = back,
                 Err((Refused::Failed(error), _)) => return Err(error),
@@ -242,7 +251,13 @@ impl Batch {
         Ok(self.receipts(base, numbers, commit, Durability::Sync))
     }
 
-    fn receipts(&self, base: impl Fn(u32) -> u64, numbers: &[u32], commit: u64, durability: Durability) -> Vec<Receipt> {
+    fn receipts(
+        &self,
+        base: impl Fn(u32) -> u64,
+        numbers: &[u32],
+        commit: u64,
+        durability: Durability,
+    ) -> Vec<Receipt> {
         let receipt = |place: &Place| Receipt {
             partition: numbers[place.frame as usize],
             offset: base(place.frame) + u64::from(place.record),

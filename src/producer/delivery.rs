@@ -62,7 +62,13 @@ enum State {
 }
 
 impl Delivery {
-    pub(super) fn written(partition: u32, timestamp_micros: i64, offset: u64, commit: u64, durability: Durability) -> Self {
+    pub(super) fn written(
+        partition: u32,
+        timestamp_micros: i64,
+        offset: u64,
+        commit: u64,
+        durability: Durability,
+    ) -> Self {
         Self { state: State::Written(offset, commit, durability), partition, timestamp_micros }
     }
 
@@ -71,13 +77,7 @@ impl Delivery {
     }
 
     fn receipt(&self, offset: u64, commit: u64, durability: Durability) -> Receipt {
-        Receipt {
-            partition: self.partition,
-            offset,
-            commit,
-            timestamp_micros: self.timestamp_micros,
-            durability,
-        }
+        Receipt { partition: self.partition, offset, commit, timestamp_micros: self.timestamp_micros, durability }
     }
 
     fn answered(&self, ticket: &Ticket, outcome: &Result<Outcome>) -> Result<Receipt> {

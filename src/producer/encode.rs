@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::partitioner::{Sticky, partition_of_key};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::format::record::{FrameBuilder, RECORD_OVERHEAD_BYTES_MAX};
 use crate::partition::Partition;
+use crate::partitioner::{Sticky, partition_of_key};
 use crate::record::Record;
 
 thread_local! {
@@ -114,6 +114,9 @@ pub(crate) fn choose<'a, T>(
         (None, None) => sticky.partition(payload_len(record, 64), count),
     };
     partitions.get(number as usize).ok_or_else(|| {
-        Error::invalid(format!("the record asks for partition {number}, but topic {topic} has 0 to {}", count.saturating_sub(1)))
+        Error::invalid(format!(
+            "the record asks for partition {number}, but topic {topic} has 0 to {}",
+            count.saturating_sub(1)
+        ))
     })
 }

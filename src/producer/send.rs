@@ -11,10 +11,10 @@ use super::encode::{choose, with_encoded};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::FRAME_HEADER_BYTES;
-use crate::topic::Topic;
-use crate::log::committer::Refused;
+use crate::log::committer::{Leader, Refused};
 use crate::log::settings::Durability;
 use crate::record::Record;
+use crate::topic::Topic;
 
 /// A record that was not taken, given back with the reason.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl<T, C: Codec<T>> Topic<T, C> {
     ///
     /// As [`produce`](Self::produce).
     pub fn blocking_produce(&self, record: impl Into<Record<T>>) -> Result<Receipt> {
-        self.blocking_send(record)?.wait()
+        self.hand_over(record.into(), Leader::Caller)?.wait()
     }
 
     /// Hands a record over and returns a [`Delivery`] to await later: this is how one task keeps the disk busy. Waits only while
@@ -120,14 +120,14 @@ impl<T, C: Codec<T>> Topic<T, C> {
     pub async fn send(&self, record: impl Into<Record<T>>) -> Result<Delivery, SendError<T>> {
         let record = record.into();
         loop {
-            match self.attempt(&record) {
+            match self.attempt(&record, Leader::Thread) {
                 Ok(Attempt::Sent(delivery)) => return Ok(delivery),
                 Ok(Attempt::Full) => {}
                 Err(error) => return Err(SendError { record, error }),
             }
             let listener = self.engine().committer.space.listen();
             // Room may have come before the listener was there.
-            match self.attempt(&record) {
+            match self.attempt(&record, Leader::Thread) {
                 Ok(Attempt::Sent(delivery)) => return Ok(delivery),
                 Ok(Attempt::Full) => listener.await,
                 Err(error) => return Err(SendError { record, error }),
@@ -141,15 +141,18 @@ impl<T, C: Codec<T>> Topic<T, C> {
     ///
     /// As [`send`](Self::send).
     pub fn blocking_send(&self, record: impl Into<Record<T>>) -> Result<Delivery, SendError<T>> {
-        let record = record.into();
+        self.hand_over(record.into(), Leader::Thread)
+    }
+
+    fn hand_over(&self, record: Record<T>, leader: Leader) -> Result<Delivery, SendError<T>> {
         loop {
-            match self.attempt(&record) {
+            match self.attempt(&record, leader) {
                 Ok(Attempt::Sent(delivery)) => return Ok(delivery),
                 Ok(Attempt::Full) => {}
                 Err(error) => return Err(SendError { record, error }),
             }
             let listener = self.engine().committer.space.listen();
-            match self.attempt(&record) {
+            match self.attempt(&record, leader) {
                 Ok(Attempt::Sent(delivery)) => return Ok(delivery),
                 Ok(Attempt::Full) => listener.wait(),
                 Err(error) => return Err(SendError { record, error }),
@@ -164,7 +167,7 @@ impl<T, C: Codec<T>> Topic<T, C> {
     /// Gives the record back; with [`Busy`](ErrorKind::Busy) if there is no room for it now.
     pub fn try_send(&self, record: impl Into<Record<T>>) -> Result<Delivery, SendError<T>> {
         let record = record.into();
-        match self.attempt(&record) {
+        match self.attempt(&record, Leader::Thread) {
             Ok(Attempt::Sent(delivery)) => Ok(delivery),
             Ok(Attempt::Full) => {
                 let error = Error::new(
@@ -181,27 +184,39 @@ impl<T, C: Codec<T>> Topic<T, C> {
     }
 
     #[inline]
-    fn attempt(&self, record: &Record<T>) -> Result<Attempt> {
+    fn attempt(&self, record: &Record<T>, leader: Leader) -> Result<Attempt> {
         let topic = self.state.snapshot();
         let settings = &topic.settings;
         let partition = choose(record, &topic.partitions, &self.sticky, self.name())?;
         let number = partition.owner.partition;
         let engine = self.engine();
-        with_encoded(&*self.codec, record, settings.record_bytes_max, || engine.env.clock.now_micros(), |encoded| {
-            let timestamp = encoded.timestamp;
-            let len = encoded.len() + FRAME_HEADER_BYTES;
-            if settings.durability != Durability::Sync {
-                let written =
-                    engine.append_relaxed(partition, settings.durability, |builder| encoded.put(builder))?;
-                let (offset, commit) = (written.base_offset, written.commit);
-                return Ok(Attempt::Sent(Delivery::written(number, timestamp, offset, commit, settings.durability)));
-            }
-            match engine.enqueue(partition, len, |builder| encoded.put(builder)) {
-                Ok(ticket) => Ok(Attempt::Sent(Delivery::waiting(number, timestamp, ticket, Arc::clone(engine)))),
-                Err(Refused::Full) => Ok(Attempt::Full),
-                Err(Refused::Failed(error)) => Err(error),
-            }
-        })
+        with_encoded(
+            &*self.codec,
+            record,
+            settings.record_bytes_max,
+            || engine.env.clock.now_micros(),
+            |encoded| {
+                let timestamp = encoded.timestamp;
+                let len = encoded.len() + FRAME_HEADER_BYTES;
+                if settings.durability != Durability::Sync {
+                    let written =
+                        engine.append_relaxed(partition, settings.durability, |builder| encoded.put(builder))?;
+                    let (offset, commit) = (written.base_offset, written.commit);
+                    return Ok(Attempt::Sent(Delivery::written(
+                        number,
+                        timestamp,
+                        offset,
+                        commit,
+                        settings.durability,
+                    )));
+                }
+                match engine.enqueue(partition, len, leader, |builder| encoded.put(builder)) {
+                    Ok(ticket) => Ok(Attempt::Sent(Delivery::waiting(number, timestamp, ticket, Arc::clone(engine)))),
+                    Err(Refused::Full) => Ok(Attempt::Full),
+                    Err(Refused::Failed(error)) => Err(error),
+                }
+            },
+        )
     }
 
     /// Writes records as one: after any crash all of them are there or none is. Returns their receipts in their order.

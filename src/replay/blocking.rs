@@ -1,7 +1,7 @@
 //! Reading on a thread, with records that borrow the reader's memory.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 
 use super::reader::{Item, Reader};
@@ -176,7 +176,7 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
     fn wait(&mut self) {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut cx = Context::from_waker(&waker);
-        while let Poll::Pending = self.reader.poll_changed(&mut cx) {
+        while self.reader.poll_changed(&mut cx).is_pending() {
             std::thread::park();
         }
     }

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use tokio::task::JoinHandle;
 
+use super::Start;
 use super::blocking::{BlockingReplay, Current, decode};
 use super::reader::{Item, Reader, Scope};
-use super::Start;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::log::running::Running;

@@ -20,7 +20,13 @@ pub struct RecordView<'a> {
 
 impl<'a> RecordView<'a> {
     #[inline]
-    pub(super) fn new(topic: &'a Arc<str>, partition: u32, commit: u64, record: RawRecord<'a>, body: &'a Bytes) -> Self {
+    pub(super) fn new(
+        topic: &'a Arc<str>,
+        partition: u32,
+        commit: u64,
+        record: RawRecord<'a>,
+        body: &'a Bytes,
+    ) -> Self {
         Self { topic, partition, commit, record, body }
     }
 
@@ -67,6 +73,11 @@ impl<'a> RecordView<'a> {
     /// The headers, in their order; a value may be absent.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
         self.raw_headers().iter()
+    }
+
+    /// The value of the last header of this name, if it has one.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers().filter(|(other, _)| *other == name).last().and_then(|(_, value)| value)
     }
 
     fn raw_headers(&self) -> RawHeaders<'a> {

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::{Segment, first_place};
 use super::scan::{self, ScanEnd};
+use super::{Segment, first_place};
 use crate::error::Result;
 use crate::format::checkpoint::SegmentPlace;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
@@ -143,7 +143,8 @@ impl Segment {
         self.load_index()?;
         let bytes = {
             let index = self.index();
-            IndexFile { incarnation: self.incarnation, covered: place.position, entries: index.entries.clone() }.encode()
+            IndexFile { incarnation: self.incarnation, covered: place.position, entries: index.entries.clone() }
+                .encode()
         };
         let (Some(dir), Some(name)) = (self.path().parent(), self.index_name()) else { return Ok(()) };
         replace_file(&**self.storage(), dir, &name, &bytes).map_err(|error| self.io("write the index of", error))
@@ -206,4 +207,3 @@ impl Segment {
         Ok(())
     }
 }
-

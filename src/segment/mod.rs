@@ -58,11 +58,7 @@ pub(crate) struct Summary {
 impl Summary {
     /// The sums of a segment that ends at `place`.
     pub(crate) fn of(place: &SegmentPlace) -> Self {
-        Self {
-            next_offset: place.next_offset,
-            max_timestamp: place.max_timestamp,
-            last_commit: place.last_commit,
-        }
+        Self { next_offset: place.next_offset, max_timestamp: place.max_timestamp, last_commit: place.last_commit }
     }
 
     /// Whether what is looked for can be in the segment.

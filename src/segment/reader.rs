@@ -150,8 +150,8 @@ impl FrameReader {
             _ => BytesMut::zeroed(want.max(self.read_bytes.min(READ_BYTES)).max(FRAME_HEADER_BYTES)),
         };
         let file = self.segment.file()?;
-        self.filled = read_full_at(&*file, &mut buffer[..want], self.position)
-            .map_err(|error| self.segment.io("read", error))?;
+        self.filled =
+            read_full_at(&*file, &mut buffer[..want], self.position).map_err(|error| self.segment.io("read", error))?;
         self.buffer = buffer.freeze();
         Ok(())
     }

@@ -110,7 +110,8 @@ enum Checked {
 
 fn check(bytes: &[u8], place: &SegmentPlace) -> Result<Checked, FormatError> {
     let parsed = if planted::is(Bug::BodyNotChecked) {
-        FrameHeader::decode(bytes).map(|header| (header, bytes.get(FRAME_HEADER_BYTES..header.frame_len()).unwrap_or(&[])))
+        FrameHeader::decode(bytes)
+            .map(|header| (header, bytes.get(FRAME_HEADER_BYTES..header.frame_len()).unwrap_or(&[])))
     } else if planted::is(Bug::IncarnationIgnored) {
         FrameHeader::decode(bytes).and_then(|header| frame::parse(bytes, header.incarnation))
     } else {
@@ -219,7 +220,11 @@ pub(crate) fn proof_of_rot(
 }
 
 /// Reads the footer of a sealed file, if its last bytes are one.
-pub(crate) fn footer(file: &Arc<dyn File>, incarnation: u64, len: u64) -> io::Result<Option<(FrameHeader, Footer, u64)>> {
+pub(crate) fn footer(
+    file: &Arc<dyn File>,
+    incarnation: u64,
+    len: u64,
+) -> io::Result<Option<(FrameHeader, Footer, u64)>> {
     const BYTES: usize = FRAME_HEADER_BYTES + FOOTER_BODY_BYTES;
     let Some(position) = len.checked_sub(BYTES as u64) else { return Ok(None) };
     let mut bytes = [0; BYTES];
@@ -232,5 +237,6 @@ pub(crate) fn footer(file: &Arc<dyn File>, incarnation: u64, len: u64) -> io::Re
 
 /// Whether `bytes` are a whole frame of the same file that was committed after `header`.
 pub(crate) fn is_newer(bytes: &[u8], header: &FrameHeader) -> bool {
-    FrameHeader::decode(bytes).is_ok_and(|there| there.incarnation == header.incarnation && there.commit > header.commit)
+    FrameHeader::decode(bytes)
+        .is_ok_and(|there| there.incarnation == header.incarnation && there.commit > header.commit)
 }

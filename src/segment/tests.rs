@@ -130,7 +130,11 @@ impl Made {
 
     /// The offset of the first frame that is what is looked for, by looking at them all.
     fn linear(&self, target: Target) -> Option<u64> {
-        self.frames.iter().map(|(_, header)| header).find(|header| target.reached_by(header)).map(|header| header.base_offset)
+        self.frames
+            .iter()
+            .map(|(_, header)| header)
+            .find(|header| target.reached_by(header))
+            .map(|header| header.base_offset)
     }
 
     /// Every target that could make a difference.
@@ -442,7 +446,9 @@ fn file_names_sort_as_offsets_do_and_read_back() {
         assert_eq!(Segment::parse_file_name(&Segment::file_name(offset)), Some(offset));
     }
     assert!(Segment::file_name(9) < Segment::file_name(10));
-    for name in ["", ".log", "1.log", "0000000000000000000x.log", "00000000000000000001.index", "99999999999999999999.log"] {
+    for name in
+        ["", ".log", "1.log", "0000000000000000000x.log", "00000000000000000001.index", "99999999999999999999.log"]
+    {
         assert_eq!(Segment::parse_file_name(name), None, "{name}");
     }
     assert_eq!(Segment::parse_file_name("+0000000000000000001.log"), None);

@@ -109,12 +109,12 @@ fn push(builder: &mut FrameBuilder, text: &str) {
 
 pub(super) fn put(engine: &Engine, topic: &str, partition: u32, text: &str) -> Result<()> {
     let partition = engine.topic(topic)?.partition(partition)?;
-    let ticket = engine.enqueue(&partition, text.len() + 200, |builder| push(builder, text)).map_err(|refused| {
-        match refused {
+    let ticket = engine
+        .enqueue(&partition, text.len() + 200, crate::log::committer::Leader::Thread, |builder| push(builder, text))
+        .map_err(|refused| match refused {
             crate::log::committer::Refused::Failed(error) => error,
             crate::log::committer::Refused::Full => panic!("nothing else waits"),
-        }
-    })?;
+        })?;
     while engine.lead() {}
     ticket.group.outcome().expect("it was led").clone().map(drop)
 }
@@ -130,7 +130,10 @@ pub(super) fn unit(engine: &Engine, places: &[(&str, u32)], text: &str) -> Resul
     for (topic, partition) in places {
         frames.push((engine.topic(topic)?.partition(*partition)?, builder(text)));
     }
-    let group = engine.committer.enqueue_unit(frames).unwrap_or_else(|_| panic!("nothing else waits"));
+    let group = engine
+        .committer
+        .enqueue_unit(frames, crate::log::committer::Leader::Thread)
+        .unwrap_or_else(|_| panic!("nothing else waits"));
     while engine.lead() {}
     group.outcome().expect("it was led").clone().map(drop)
 }

@@ -121,7 +121,8 @@ fn each(
         let copy = original.bench.fork();
         damage(&copy, case);
         let judged = catch_unwind(AssertUnwindSafe(|| judge(original, &copy, file)));
-        let answer = judged.unwrap_or_else(|_| Err("panic".to_owned())).map_err(|why| format!("{file}, {case}: {why}"))?;
+        let answer =
+            judged.unwrap_or_else(|_| Err("panic".to_owned())).map_err(|why| format!("{file}, {case}: {why}"))?;
         counts[answer as usize] += 1;
     }
     Ok(counts)

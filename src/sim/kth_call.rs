@@ -95,7 +95,10 @@ impl Run {
             let mut rest = sent.iter();
             for value in &values {
                 let at = rest.find(|(text, acked)| text == value || (*acked && *topic == "s"));
-                ensure!(at.is_some_and(|(text, _)| text == value), "{topic}/{partition} holds {value:.8} too much or too late");
+                ensure!(
+                    at.is_some_and(|(text, _)| text == value),
+                    "{topic}/{partition} holds {value:.8} too much or too late"
+                );
             }
             let left = rest.find(|(_, acked)| *acked);
             ensure!(left.is_none() || power_lost && *topic == "o", "{topic}/{partition} has lost {left:.20?}");
@@ -151,7 +154,9 @@ fn run(plan: Plan) -> Verdict<u64> {
 /// After a disk that was full once, all goes on without reopening, unless it was a sync that failed.
 fn heal(plan: Plan) -> Verdict {
     let (bench, disk) = bench();
-    let Ok(engine) = bench.open_through(Arc::clone(&disk) as _) else { return Err("a new log does not open".to_owned()) };
+    let Ok(engine) = bench.open_through(Arc::clone(&disk) as _) else {
+        return Err("a new log does not open".to_owned());
+    };
     disk.arm(plan);
     let mut run = Run::default();
     run.work(&engine);

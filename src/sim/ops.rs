@@ -136,7 +136,9 @@ impl World {
         let append = self.model.send(place, count, producer, None);
         let len = self.model.size_max(append);
         self.say(|| format!("append {append}: {count} to {place:?}"));
-        match engine.enqueue(&partition, len, |builder| self.fill(append, builder)) {
+        match engine
+            .enqueue(&partition, len, crate::log::committer::Leader::Thread, |builder| self.fill(append, builder))
+        {
             Ok(ticket) => pending.push(Pending {
                 appends: vec![append],
                 partitions: vec![partition],
@@ -199,7 +201,7 @@ impl World {
         self.say(|| format!("unit {number} of appends {appends:?} to {places:?}"));
         self.model.units.push(appends.clone());
         let partitions = frames.iter().map(|(partition, _)| Arc::clone(partition)).collect();
-        match engine.committer.enqueue_unit(frames) {
+        match engine.committer.enqueue_unit(frames, crate::log::committer::Leader::Thread) {
             Ok(group) => {
                 let answer = Answer::Unit(group);
                 pending.push(Pending { appends, partitions, producer, bytes, answer });
@@ -233,11 +235,14 @@ impl World {
                         Answer::Unit(_) => outcome.base_offset,
                     };
                     let offsets = std::iter::once(first).chain(outcome.others.iter().copied());
-                    acknowledged.extend(appends.into_iter().zip(offsets).map(|(append, offset)| (offset, append, outcome.commit)));
+                    acknowledged.extend(
+                        appends.into_iter().zip(offsets).map(|(append, offset)| (offset, append, outcome.commit)),
+                    );
                 }
                 Err(error) => {
                     self.say(|| format!("appends {appends:?} failed: {error}"));
-                    let deleted = error.kind() == ErrorKind::NotFound && partitions.iter().any(|p| p.closed().is_some());
+                    let deleted =
+                        error.kind() == ErrorKind::NotFound && partitions.iter().any(|p| p.closed().is_some());
                     if !deleted {
                         self.allow(error)?;
                         self.explain(error, quiet, &partitions)?;

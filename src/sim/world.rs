@@ -250,7 +250,13 @@ impl World {
     }
 
     pub(super) fn fault(&self) -> SimFault {
-        self.dice.pick(&[SimFault::Eio, SimFault::Enospc, SimFault::ShortWrite, SimFault::FsyncDrop, SimFault::FsyncDrop])
+        self.dice.pick(&[
+            SimFault::Eio,
+            SimFault::Enospc,
+            SimFault::ShortWrite,
+            SimFault::FsyncDrop,
+            SimFault::FsyncDrop,
+        ])
     }
 
     /// Plans what goes wrong in this life.

@@ -98,7 +98,8 @@ fn sync_above(storage: &dyn Storage, path: &Path) -> io::Result<()> {
     for dir in path.ancestors().skip(1) {
         match storage.sync_dir(dir) {
             // Somebody else's directory, given to us by an administrator: its name is not ours to make durable.
-            Err(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | Unsupported | InvalidInput) => {}
+            Err(error)
+                if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | Unsupported | InvalidInput) => {}
             synced => synced?,
         }
     }

@@ -35,7 +35,8 @@ fn manifest() -> Manifest {
 }
 
 fn index() -> IndexFile {
-    let entry = |at: u64| IndexEntry { offset: at, position: 80 + at * 100, commit: at / 2, max_timestamp_before: i64::MIN };
+    let entry =
+        |at: u64| IndexEntry { offset: at, position: 80 + at * 100, commit: at / 2, max_timestamp_before: i64::MIN };
     IndexFile { incarnation: 4, covered: 4000, entries: (0..3).map(entry).collect() }
 }
 
@@ -84,7 +85,8 @@ fn the_layouts_are_the_documented_ones() {
     assert_eq!(&bytes[..16], b"ANNALMAN\x01\0\x01\0\0\0\0\0");
     assert_eq!(bytes[16..24], 5_u64.to_le_bytes());
     assert_eq!(bytes[24..40], (1..=16).collect::<Vec<u8>>());
-    let numbers: Vec<u64> = bytes[40..96].chunks(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap())).collect();
+    let numbers: Vec<u64> =
+        bytes[40..96].chunks(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap())).collect();
     assert_eq!(numbers, [2, 1 << 32, 3, 5, 9, i64::MIN as u64, 0]);
 
     let bytes = index().encode();

@@ -10,7 +10,12 @@ use super::{Owned, every_cut_is_detected, every_flip_is_detected, forge, frame_o
 const INCARNATION: u64 = 99;
 
 fn header() -> JournalHeader {
-    JournalHeader { log_id: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10, sequence: 4, incarnation: INCARNATION, first_entry: 20 }
+    JournalHeader {
+        log_id: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+        sequence: 4,
+        incarnation: INCARNATION,
+        first_entry: 20,
+    }
 }
 
 fn target(partition: u32) -> FrameTarget {
@@ -71,7 +76,8 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(bytes.len(), JOURNAL_HEADER_BYTES);
     assert_eq!(&bytes[..16], b"ANNALJNL\x01\0\0\0\0\0\0\0");
     assert_eq!(bytes[16..32], (1..=16).collect::<Vec<u8>>());
-    let numbers: Vec<u64> = bytes[32..56].chunks(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap())).collect();
+    let numbers: Vec<u64> =
+        bytes[32..56].chunks(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap())).collect();
     assert_eq!(numbers, [4, INCARNATION, 20]);
     assert_eq!(bytes[56..60], [0; 4]);
 

@@ -89,7 +89,6 @@ fn durability_has_an_order() {
     for (i, stronger) in ordered.into_iter().enumerate() {
         for (j, weaker) in ordered.into_iter().enumerate() {
             assert_eq!(stronger.is_at_least(weaker), i <= j, "{stronger} {weaker}");
-            assert_eq!(stronger.stronger(weaker), ordered[i.min(j)]);
         }
     }
 }

@@ -28,7 +28,8 @@ impl Found {
 
     /// Whether there is nothing but zeros behind the header.
     pub(super) fn is_empty(&self) -> Result<bool> {
-        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len).map_err(|error| self.segment.io("read", error))
+        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len)
+            .map_err(|error| self.segment.io("read", error))
     }
 }
 
@@ -90,7 +91,9 @@ impl Recovery<'_> {
     /// Whether the header of the first of these files was never finished, though records follow it. A relaxed partition
     /// syncs neither; what proves them to have been on the disk makes it damage.
     fn is_torn(&self, bases: &[u64]) -> Result<bool> {
-        let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else { return Ok(false) };
+        let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else {
+            return Ok(false);
+        };
         let mut files = Vec::with_capacity(bases.len());
         for (index, base) in bases.iter().enumerate() {
             let path = self.dir.join(Segment::file_name(*base));
