@@ -128,10 +128,14 @@ fn full_disk_fails_a_unit_and_heals() -> Verdict {
     let bench = Bench::new(2);
     let engine = bench.open();
     bench.create(&engine, 2, Durability::Sync);
-    bench.unit(&engine, &[0, 1], "first").map_err(|error| error.to_string())?;
+    // The journal has room enough after these.
+    let large = "x".repeat(6000);
+    for text in [&large, "first"] {
+        bench.unit(&engine, &[0, 1], text).map_err(|error| error.to_string())?;
+    }
     engine.create_topic("fresh", settings(2, Durability::Sync)).map_err(|error| error.to_string())?;
     bench.disk.set_capacity(Some(bench.disk.used()));
-    let (fresh, large) = ([("fresh", 0), ("fresh", 1)], "x".repeat(6000));
+    let fresh = [("fresh", 0), ("fresh", 1)];
     match unit(&engine, &fresh, &large) {
         Err(error) => ensure!(error.kind() == ErrorKind::StorageFull, "{error:?}"),
         Ok(()) => return Err("a unit was acknowledged that has no room".to_owned()),
@@ -140,7 +144,7 @@ fn full_disk_fails_a_unit_and_heals() -> Verdict {
     unit(&engine, &fresh, &large).map_err(|error| format!("it does not heal: {error}"))?;
     bench.unit(&engine, &[0, 1], "second").map_err(|error| format!("it does not heal: {error}"))?;
     for partition in [0, 1] {
-        ensure!(values(&engine, partition) == ["first", "second"], "partition {partition}");
+        ensure!(values(&engine, partition) == [&large, "first", "second"], "partition {partition}");
     }
     Ok(())
 }
