@@ -49,6 +49,8 @@ pub(crate) enum Bug {
     FooterBelieved,
     /// Opening takes a manifest slot out of the cache for durable.
     ManifestSlotTrusted,
+    /// A journal file that the manifest does not count is not read, whatever it holds.
+    JournalUncounted,
     /// A relaxed partition takes records behind a commit that the journal may hold.
     RelaxedBehindJournal,
     /// Recovery does not sync what it has redone.
@@ -97,6 +99,7 @@ impl Bug {
         Self::CleanMarkStays,
         Self::FooterBelieved,
         Self::ManifestSlotTrusted,
+        Self::JournalUncounted,
         Self::RelaxedBehindJournal,
         Self::RedoNotSynced,
         Self::JournalNotCleared,

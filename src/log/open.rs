@@ -49,7 +49,6 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         }
     };
     let mut before = *manifest.current();
-    let live = Live { first: before.journal_first, next: before.journal_next };
     report.clean = before.clean;
     let found = catalogue::load(&env, &root)?;
     // A new manifest may have got its name from a creation that failed right after.
@@ -64,6 +63,7 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         restored: 0,
         damage: Vec::new(),
     };
+    let live = Live { first: before.journal_first, next: before.journal_next };
     let replayed = if planted::is(Bug::JournalNotRedone) {
         journal::recover::Replayed::default()
     } else {

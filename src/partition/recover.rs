@@ -12,16 +12,18 @@ use super::{Partition, PartitionConfig};
 use crate::error::{Corruption, Error, ErrorKind, Result};
 use crate::format::FormatError;
 use crate::format::checkpoint::{CheckpointEntry, SegmentPlace};
-use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment::SegmentHeader;
 use crate::planted::{self, Bug};
 use crate::segment::scan::{self, ScanEnd};
 use crate::segment::{Owner, Segment, Summary, first_place};
 use crate::storage::files::{read_full_at, write_all_at};
-use crate::storage::{EntryKind, Env, File, OpenMode};
+use crate::storage::{Env, File};
 
-/// How much of an adopted tail is written out again at once.
-const REWRITE_BYTES: usize = 1024 * 1024;
+mod adopt;
+mod found;
+
+use adopt::{Unproven, rewrite_unproven};
+use found::{Found, Listing};
 
 /// What opening a partition found and did.
 #[derive(Debug, Clone, Default)]
@@ -53,26 +55,6 @@ struct Recovery<'a> {
     findings: Findings,
 }
 
-/// One segment file as recovery found it.
-struct Found {
-    segment: Segment,
-    file: Arc<dyn File>,
-    len: u64,
-    header: SegmentHeader,
-}
-
-impl Found {
-    fn is_named_by(&self, entry: &CheckpointEntry) -> bool {
-        self.header.base_offset == entry.place.segment_base && self.header.incarnation == entry.place.incarnation
-    }
-
-    /// Whether there is nothing but zeros behind the header.
-    fn is_empty(&self) -> Result<bool> {
-        scan::only_zeros(&self.file, SEGMENT_HEADER_BYTES as u64, self.len)
-            .map_err(|error| self.segment.io("read", error))
-    }
-}
-
 /// How the walk through the files ended.
 enum End {
     /// At the last frame of the last file.
@@ -94,7 +76,7 @@ pub(crate) fn open(
     let findings = Findings::default();
     let mut recovery =
         Recovery { env, owner: &owner, config: &config, dir: &dir, certain, damaged_base: None, findings };
-    let (mut found, damaged) = recovery.list()?;
+    let Listing { mut found, damaged } = recovery.list()?;
     recovery.damaged_base = damaged.as_ref().map(|(base, _)| *base);
     let log_start = checkpoint.map_or(0, |entry| entry.log_start);
     let walked = match (recovery.walk(&mut found, checkpoint, log_start), damaged) {
@@ -135,141 +117,6 @@ pub(crate) fn open(
 }
 
 impl Recovery<'_> {
-    /// The segment files in order. What an unfinished step left behind is removed.
-    fn list(&mut self) -> Result<(Vec<Found>, Option<(u64, Error)>)> {
-        let storage = &*self.env.storage;
-        let failed = |error| Error::io(format!("cannot list {}", self.dir.display()), error);
-        let entries = storage.list(self.dir).map_err(failed)?;
-        let mut bases = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
-            if let Some(base) = Segment::parse_file_name(&entry.name) {
-                bases.push(base);
-            } else if entry.name.ends_with(".tmp") || self.is_orphan_index(&entry.name, &entries) {
-                let path = self.dir.join(&entry.name);
-                storage
-                    .remove_file(&path)
-                    .map_err(|error| Error::io(format!("cannot remove {}", path.display()), error))?;
-            }
-        }
-        bases.sort_unstable();
-        let mut found = Vec::with_capacity(bases.len());
-        for (index, base) in bases.iter().enumerate() {
-            let is_last = index + 1 == bases.len();
-            if self.is_torn(&bases[index..])? {
-                self.set_aside(&bases[index..])?;
-                break;
-            }
-            let opened = match self.open_segment(*base) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok((found, Some((*base, error)))),
-                opened => opened?,
-            };
-            if let Some(segment) = opened {
-                // Only the newest can be in use without a record: see `remove_unused_after`. Not so the first: if it is empty
-                // the records between it and the next are lost, and the partition still begins where it does.
-                if is_last || found.is_empty() || !segment.is_empty()? {
-                    found.push(segment);
-                } else {
-                    self.remove_unused(segment)?;
-                }
-            }
-        }
-        Ok((found, None))
-    }
-
-    fn is_orphan_index(&self, name: &str, entries: &[crate::storage::Entry]) -> bool {
-        name.strip_suffix(".index")
-            .is_some_and(|stem| !entries.iter().any(|other| other.name.strip_suffix(".log") == Some(stem)))
-    }
-
-    /// Whether the header of the first of these files was never finished, though records follow it. A relaxed partition
-    /// syncs neither; what proves them to have been on the disk makes it damage.
-    fn is_torn(&self, bases: &[u64]) -> Result<bool> {
-        let Some(base) = bases.first().filter(|base| !self.config.synced && **base >= self.certain) else {
-            return Ok(false);
-        };
-        let mut files = Vec::with_capacity(bases.len());
-        for (index, base) in bases.iter().enumerate() {
-            let path = self.dir.join(Segment::file_name(*base));
-            let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
-            let file = self.env.storage.open(&path, OpenMode::Read).map_err(failed)?;
-            let mut bytes = [0; SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES];
-            let read = read_full_at(&*file, &mut bytes, 0).map_err(failed)?;
-            let (header, frame) = bytes[..read].split_at(read.min(SEGMENT_HEADER_BYTES));
-            if index == 0 && SegmentHeader::decode(header).is_ok() {
-                return Ok(false);
-            }
-            let incarnation = FrameHeader::decode(frame).map(|frame| frame.incarnation);
-            let len = file.len().map_err(failed)?;
-            files.extend(incarnation.ok().map(|incarnation| (file, incarnation, len)));
-        }
-        for (file, incarnation, len) in files {
-            let proof = scan::proof_of_rot(&file, incarnation, *base, 0, len);
-            if proof.map_err(|error| Error::io(format!("cannot read {}", self.dir.display()), error))?.is_some() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn set_aside(&mut self, bases: &[u64]) -> Result<()> {
-        for base in bases {
-            let path = self.dir.join(Segment::file_name(*base));
-            let aside = path.with_extension("log.torn");
-            self.env
-                .storage
-                .rename(&path, &aside)
-                .map_err(|error| Error::io(format!("cannot set {} aside", path.display()), error))?;
-            self.findings.cut_saved.push(aside);
-        }
-        self.sync_dir()
-    }
-
-    /// A file that comes back under its old name after a power loss would cut off what is written from here on.
-    fn sync_dir(&self) -> Result<()> {
-        let synced = self.env.storage.sync_dir(self.dir);
-        synced.map_err(|error| Error::io(format!("cannot sync the directory {}", self.dir.display()), error))
-    }
-
-    /// Opens a segment file and checks that it is the one that its name says. It may be one whose creation was cut off: it
-    /// was never used, and is removed.
-    fn open_segment(&mut self, base: u64) -> Result<Option<Found>> {
-        let path = self.dir.join(Segment::file_name(base));
-        let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
-        let file = self.env.storage.open(&path, OpenMode::ReadWrite).map_err(failed)?;
-        let len = file.len().map_err(failed)?;
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let read = read_full_at(&*file, &mut bytes, 0).map_err(failed)?;
-        let header = match SegmentHeader::decode(&bytes[..read]) {
-            Ok(header) if self.is_ours(&header, base) => header,
-            Err(why @ FormatError::Newer(_)) => return Err(Error::invalid(format!("{}: {why}", path.display()))),
-            other => {
-                let rest_is_zero = scan::only_zeros(&file, SEGMENT_HEADER_BYTES as u64, len).map_err(failed)?;
-                if other.is_err() && rest_is_zero {
-                    self.env.storage.remove_file(&path).map_err(failed)?;
-                    return Ok(None);
-                }
-                let why = other.err().unwrap_or(FormatError::Incarnation);
-                return Err(self.corrupt(base, 0, why));
-            }
-        };
-        let segment = Segment::existing(
-            Arc::clone(&self.env.storage),
-            Arc::clone(self.owner),
-            path.clone(),
-            &header,
-            SEGMENT_HEADER_BYTES as u64,
-            None,
-        );
-        Ok(Some(Found { segment, file, len, header }))
-    }
-
-    fn is_ours(&self, header: &SegmentHeader, base: u64) -> bool {
-        header.log_id == self.config.log_id
-            && header.topic_id == self.owner.topic_id
-            && header.partition == self.owner.partition
-            && header.base_offset == base
-    }
-
     /// Walks the files from the checkpoint on to the end.
     fn walk(
         &mut self,
@@ -541,74 +388,6 @@ impl Recovery<'_> {
         segment.set_sealed(Summary::of(place));
         Ok(())
     }
-
-    fn corrupt(&self, base: u64, position: u64, why: FormatError) -> Error {
-        Error::corrupt(
-            format!("a segment's header is damaged or is another file's: {why}"),
-            Corruption {
-                file: format!("topics/{}/{}/{}", self.owner.topic, self.owner.partition, Segment::file_name(base)),
-                topic: Some(self.owner.topic.to_string()),
-                partition: Some(self.owner.partition),
-                position,
-                first_offset: Some(base),
-                next_offset: None,
-            },
-        )
-    }
-}
-
-/// The first frame of a walk, from which to look for the first that no later frame proves to be on the disk.
-#[derive(Debug, Clone, Copy)]
-struct Unproven {
-    position: u64,
-    base_offset: u64,
-}
-
-impl Unproven {
-    /// The position of the first frame that ends above `proven`.
-    fn first_from(self, proven: u64, file: &Arc<dyn File>, end: &SegmentPlace) -> Option<u64> {
-        let mut at = first_place(self.base_offset, end.incarnation);
-        at.position = self.position;
-        let mut first = None;
-        let walked = scan::headers(file, &mut at, end.position, |position, header| {
-            if first.is_none() && header.next_offset() > proven {
-                first = Some(position);
-            }
-        });
-        match walked {
-            Ok(_) => first,
-            // Rather too much than too little.
-            Err(_) => Some(self.position),
-        }
-    }
-}
-
-/// Writes the frames again that nothing proves to be on the disk. Answers whether there were any.
-fn rewrite_unproven(
-    file: &Arc<dyn File>,
-    place: &SegmentPlace,
-    unproven: Option<Unproven>,
-    proven: u64,
-) -> io::Result<bool> {
-    match unproven.and_then(|unproven| unproven.first_from(proven, file, place)) {
-        Some(from) => rewrite(&**file, from, place.position).map(|()| true),
-        None => Ok(false),
-    }
-}
-
-fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    let mut buffer = vec![0; REWRITE_BYTES.min((to - from) as usize)];
-    let mut position = from;
-    while position < to {
-        let step = buffer.len().min((to - position) as usize);
-        let read = read_full_at(file, &mut buffer[..step], position)?;
-        if read < step {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        write_all_at(file, &buffer[..step], position)?;
-        position += step as u64;
-    }
-    Ok(())
 }
 
 fn missing(owner: &Owner, offset: u64, what: &str) -> Error {

@@ -48,7 +48,7 @@ fn run_share(from: u64, to: u64, share: u64) -> (Stats, Vec<String>) {
 
 fn run_checked(seed: u64) -> Verdict<Stats> {
     let (stats, trace) = run(seed, false)?;
-    if seed / THREADS % TWICE_ONE_IN == 0 {
+    if (seed / THREADS).is_multiple_of(TWICE_ONE_IN) {
         let again = run(seed, false)?;
         ensure!(again == (stats, trace), "seed {seed} did something else the second time");
     }
