@@ -454,7 +454,8 @@ fn a_recycled_file_that_cannot_be_opened_is_not_lost() {
 #[test]
 fn entries_are_on_the_disk_before_they_are_redone() {
     let mut ring = Ring::new();
-    ring.disk = SimDisk::new(1, SimOptions { loss: crate::storage::sim::Loss::Oldest, writeback_one_in: 0, capacity: None });
+    ring.disk =
+        SimDisk::new(1, SimOptions { loss: crate::storage::sim::Loss::Oldest, writeback_one_in: 0, capacity: None });
     ring.env = env(Arc::new(ring.disk.clone()), 5);
     ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, 0, 0);
     ring.journal.rotate(0).unwrap();

@@ -158,7 +158,12 @@ fn refused_commits_stay_away() -> Verdict {
     let mut groups = Vec::new();
     for text in ["refused", "refused as well, and longer than the one before"] {
         let frames = topic.partitions().iter().map(|partition| (Arc::clone(partition), builder(text))).collect();
-        groups.push(engine.committer.enqueue_unit(frames).map_err(|_| "a unit was not taken")?);
+        groups.push(
+            engine
+                .committer
+                .enqueue_unit(frames, crate::log::committer::Leader::Thread)
+                .map_err(|_| "a unit was not taken")?,
+        );
     }
     let next = bench.disk.calls();
     bench.disk.fail_at(next, SimFault::ShortWrite);
