@@ -52,7 +52,15 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let disk = SimDisk::new(seed, SimOptions::default());
-        Self { disk, engine: None, openings: 0, next_id: 1, sent: [const { Vec::new() }; 3], waiting: Vec::new(), faults_before: 0 }
+        Self {
+            disk,
+            engine: None,
+            openings: 0,
+            next_id: 1,
+            sent: [const { Vec::new() }; 3],
+            waiting: Vec::new(),
+            faults_before: 0,
+        }
     }
 
     /// Opens the log; a fault or a crash that was asked for may stand in the way.
