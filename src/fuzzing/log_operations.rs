@@ -46,12 +46,21 @@ struct Run {
     next_id: u64,
     sent: [Vec<Sent>; 3],
     waiting: Vec<Waiting>,
+    faults_before: u64,
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
         let disk = SimDisk::new(seed, SimOptions::default());
-        Self { disk, engine: None, openings: 0, next_id: 1, sent: [const { Vec::new() }; 3], waiting: Vec::new() }
+        Self {
+            disk,
+            engine: None,
+            openings: 0,
+            next_id: 1,
+            sent: [const { Vec::new() }; 3],
+            waiting: Vec::new(),
+            faults_before: 0,
+        }
     }
 
     /// Opens the log; a fault or a crash that was asked for may stand in the way.
@@ -83,8 +92,12 @@ impl Run {
         self.waiting.clear();
         self.engine = None;
         self.disk.clear_faults();
+        // A sync that failed leaves pages that the system may throw away like any clean ones: then only what was synced before is
+        // sure to be there, even if nothing but the process has ended.
+        let lost_pages = self.disk.faults_hit() > self.faults_before;
+        self.faults_before = self.disk.faults_hit();
         assert!(self.open(), "a log that only lost power can be opened");
-        self.check(lost_power);
+        self.check(lost_power || lost_pages);
     }
 
     fn engine(&self) -> &Engine {
@@ -245,8 +258,9 @@ impl Run {
             self.waiting.clear();
             self.disk.kill();
             self.engine = None;
+            let lost_pages = self.disk.faults_hit() > self.faults_before;
             if self.open() && !self.disk.is_off() {
-                self.check(false);
+                self.check(lost_pages);
             } else {
                 self.reopen(true);
             }

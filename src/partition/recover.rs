@@ -22,7 +22,7 @@ use crate::storage::{Env, File};
 mod adopt;
 mod found;
 
-use adopt::{Unproven, rewrite_unproven};
+use adopt::{Unproven, rewrite, rewrite_unproven};
 use found::{Found, Listing};
 
 /// What opening a partition found and did.
@@ -50,6 +50,8 @@ struct Recovery<'a> {
     dir: &'a Path,
     /// The checkpoint or the journal says that everything below this offset is on the disk.
     certain: u64,
+    /// The incarnation of the segment that the checkpoint names: its header is on the disk.
+    settled: Option<u64>,
     /// Where the first file begins whose header is damaged: it is left out of the walk, with all after it.
     damaged_base: Option<u64>,
     findings: Findings,
@@ -72,10 +74,11 @@ pub(crate) fn open(
     checkpoint: Option<&CheckpointEntry>,
     journaled_upto: u64,
 ) -> Result<(Partition, Findings)> {
+    let settled = checkpoint.map(|entry| entry.place.incarnation);
     let certain = checkpoint.map_or(0, |entry| entry.place.next_offset).max(journaled_upto);
     let findings = Findings::default();
     let mut recovery =
-        Recovery { env, owner: &owner, config: &config, dir: &dir, certain, damaged_base: None, findings };
+        Recovery { env, owner: &owner, config: &config, dir: &dir, certain, settled, damaged_base: None, findings };
     let Listing { mut found, damaged } = recovery.list()?;
     recovery.damaged_base = damaged.as_ref().map(|(base, _)| *base);
     let log_start = checkpoint.map_or(0, |entry| entry.log_start);
@@ -367,7 +370,12 @@ impl Recovery<'_> {
         proven: u64,
     ) -> Result<()> {
         let failed = |error| segment.io("make durable what was found in", error);
-        let rewritten = rewrite_unproven(file, place, unproven, proven).map_err(failed)?;
+        let mut rewritten = rewrite_unproven(file, place, unproven, proven).map_err(failed)?;
+        if place.frame_count == 0 && !self.config.synced && self.settled != Some(segment.incarnation) {
+            // A relaxed partition does not sync the header of a new segment, and the checkpoint will name this one.
+            rewrite(&**file, 0, place.position).map_err(failed)?;
+            rewritten = true;
+        }
         if len != place.position {
             file.set_len(place.position).map_err(failed)?;
         }

@@ -50,7 +50,8 @@ pub(super) fn rewrite_unproven(
     }
 }
 
-fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+/// Writes `[from, to)` again.
+pub(super) fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     let mut buffer = vec![0; REWRITE_BYTES.min((to - from) as usize)];
     let mut position = from;
     while position < to {
