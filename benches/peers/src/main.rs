@@ -53,6 +53,7 @@ fn measure(args: &Args) -> Result<()> {
         tables.push(table);
     })?;
     print!("{}", report::own_ratios(&tables));
+    println!("\nLoad average at the end: {}", machine::load_average());
     if let Some(path) = &args.json {
         report::write_json(path, &context.machine.facts, &tables)?;
     }

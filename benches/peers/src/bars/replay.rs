@@ -49,7 +49,7 @@ fn measure(
             Ok(sample)
         });
         row.failure.clone_from(&filled.failure);
-        logs.push(filled.failure.is_none().then(|| (dir, records)));
+        logs.push(filled.failure.is_none().then_some((dir, records)));
         if let Some(space) = space.rows.iter_mut().find(|space| space.entrant.name == row.entrant.name) {
             *space = filled;
         }

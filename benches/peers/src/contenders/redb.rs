@@ -62,10 +62,9 @@ struct StoreProducer<'a> {
 /// Continues the sequence inside the transaction, which is alone in writing.
 fn insert<'p>(transaction: &WriteTransaction, payloads: impl Iterator<Item = &'p [u8]>) -> Result<()> {
     let mut table = transaction.open_table(LOG)?;
-    let mut next = table.last()?.map_or(0, |(key, _)| key.value() + 1);
-    for payload in payloads {
-        table.insert(next, payload)?;
-        next += 1;
+    let next = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+    for (sequence, payload) in (next..).zip(payloads) {
+        table.insert(sequence, payload)?;
     }
     Ok(())
 }
