@@ -53,8 +53,8 @@ fn what_is_appended_is_there_after_reopening() {
         let (sync, os) = (engine.topic("sync").unwrap(), engine.topic("os").unwrap());
         for index in 0..100 {
             let value = format!("{round}-{index}-{}", "x".repeat(index));
-            for number in 0..3 {
-                expected[number].push(value.clone());
+            for (number, expected) in expected.iter_mut().enumerate() {
+                expected.push(value.clone());
                 let partition = os.partition(number as u32).unwrap();
                 engine.append_relaxed(&partition, Durability::Os, |builder| put(builder, &value)).unwrap();
                 let partition = sync.partition(number as u32).unwrap();
@@ -64,7 +64,7 @@ fn what_is_appended_is_there_after_reopening() {
                 if index % 3 == 0 {
                     engine.lead();
                     let outcome = ticket.group.wait().clone().unwrap();
-                    assert_eq!(ticket.offset(&outcome), expected[number].len() as u64 - 1);
+                    assert_eq!(ticket.offset(&outcome), expected.len() as u64 - 1);
                 }
             }
             engine.lead();

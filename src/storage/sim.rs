@@ -190,13 +190,6 @@ impl SimDisk {
         hash.value()
     }
 
-    /// A hash of all names and bytes that reads see.
-    pub(crate) fn live_fingerprint(&self) -> u64 {
-        let mut hash = Hash::new();
-        self.state().tree().hash_live(&mut hash);
-        hash.value()
-    }
-
     /// The live bytes of a file. Like the other looks and damages below it is no call, and works with the power off.
     pub(crate) fn read_file(&self, path: impl AsRef<Path>) -> Vec<u8> {
         let state = self.state();
