@@ -10,7 +10,7 @@ use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use crate::format::journal::{JOURNAL_HEADER_BYTES, JournalHeader, JournaledFrame, frames};
 use crate::planted::{self, Bug};
 use crate::segment::scan;
-use crate::storage::files::read_full_at;
+use crate::storage::files::{read_full_at, write_all_at};
 use crate::storage::{EntryKind, Env, File, OpenMode};
 
 /// What the journal held.
@@ -133,31 +133,8 @@ fn replay_file(
     let name = format!("journal/{}", file_name(ring.slot));
     let failed = |error| Error::io(format!("cannot read {name}"), error);
     let bytes = read_whole(ring)?;
-    let mut number = ring.header.first_entry;
-    let mut at = JOURNAL_HEADER_BYTES;
-    let why = loop {
-        let rest = bytes.get(at..).unwrap_or_default();
-        let mut incarnation = ring.header.incarnation;
-        if planted::is(Bug::IncarnationIgnored) {
-            incarnation = FrameHeader::decode(rest).map_or(incarnation, |header| header.incarnation);
-        }
-        let (header, body) = match frame::parse(rest, incarnation) {
-            Ok((header, body)) if header.kind == FrameKind::Journal && header.base_offset == number => (header, body),
-            Ok(_) => break FormatError::Offset,
-            Err(why) => break why,
-        };
-        let inner = frames(&header, body).map_err(|why| {
-            Error::corrupt(format!("a journal entry is malformed: {why}"), corruption(name.clone(), at as u64))
-        })?;
-        for frame in inner.iter().take(if planted::is(Bug::PartialRedo) { 1 } else { usize::MAX }) {
-            apply(frame)?;
-        }
-        replayed.entries += 1;
-        replayed.frames += inner.len() as u64;
-        replayed.last_commit = replayed.last_commit.max(header.commit);
-        number += 1;
-        at += FRAME_HEADER_BYTES + body.len();
-    };
+    let (entries, at, why) = whole_entries(ring, &bytes);
+    let number = ring.header.first_entry.saturating_add(entries.len() as u64);
     if let Some(next) = next_entry.filter(|next| *next < number) {
         // No crash leaves that: the next file was begun after the last entry of this one.
         return Err(Error::corrupt(
@@ -186,7 +163,55 @@ fn replay_file(
         let last = scan::last_nonzero(&ring.file, at as u64, ring.len).map_err(failed)?;
         replayed.torn_bytes += last.map_or(0, |last| (last - at as u64).min(header.frame_len() as u64));
     }
+    if next_entry.is_none() {
+        make_durable(ring, &bytes[..at], &entries)?;
+    }
+    for (position, header) in entries {
+        let body = bytes.get(position + FRAME_HEADER_BYTES..position + header.frame_len()).unwrap_or_default();
+        let inner = frames(&header, body).map_err(|why| {
+            Error::corrupt(format!("a journal entry is malformed: {why}"), corruption(name.clone(), position as u64))
+        })?;
+        for frame in inner.iter().take(if planted::is(Bug::PartialRedo) { 1 } else { usize::MAX }) {
+            apply(frame)?;
+        }
+        replayed.entries += 1;
+        replayed.frames += inner.len() as u64;
+        replayed.last_commit = replayed.last_commit.max(header.commit);
+    }
     Ok(())
+}
+
+/// The entries that follow each other from the first on, with their positions; where they end, and why.
+fn whole_entries(ring: &Ring, bytes: &[u8]) -> (Vec<(usize, FrameHeader)>, usize, FormatError) {
+    let mut entries = Vec::new();
+    let mut at = JOURNAL_HEADER_BYTES;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let mut incarnation = ring.header.incarnation;
+        if planted::is(Bug::IncarnationIgnored) {
+            incarnation = FrameHeader::decode(rest).map_or(incarnation, |header| header.incarnation);
+        }
+        let number = ring.header.first_entry.saturating_add(entries.len() as u64);
+        match frame::parse(rest, incarnation) {
+            Ok((header, _)) if is_entry(&header) && header.base_offset == number => {
+                entries.push((at, header));
+                at += header.frame_len();
+            }
+            Ok(_) => return (entries, at, FormatError::Offset),
+            Err(why) => return (entries, at, why),
+        }
+    }
+}
+
+/// Puts the entries on the disk that no later one proves to be there, before the first of them is redone: they may be in the
+/// page cache only, left there by a sync that failed, and after a power loss in the middle of the redo nobody could finish it.
+/// A sync alone would not do, as the system may hold such pages for clean.
+fn make_durable(ring: &Ring, bytes: &[u8], entries: &[(usize, FrameHeader)]) -> Result<()> {
+    let proven = entries.iter().map(|(_, header)| header.durable_upto).max().unwrap_or(0);
+    let Some((from, _)) = entries.iter().find(|(_, header)| header.base_offset >= proven) else { return Ok(()) };
+    write_all_at(&*ring.file, &bytes[*from..], *from as u64)
+        .and_then(|()| ring.file.sync_data())
+        .map_err(|error| Error::io(format!("cannot make journal/{} durable", file_name(ring.slot)), error))
 }
 
 fn proven_by_later(bytes: &[u8], ring: &Ring, from: usize, number: u64) -> u64 {

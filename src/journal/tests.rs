@@ -448,3 +448,23 @@ fn a_recycled_file_that_cannot_be_opened_is_not_lost() {
     ring.journal.rotate(0).unwrap();
     assert_eq!(ring.journal.slots, 1);
 }
+
+/// The sync of an entry has failed and left its pages clean but unwritten. A process that reads them from the cache and begins to
+/// redo them must not lose them in the middle.
+#[test]
+fn entries_are_on_the_disk_before_they_are_redone() {
+    let mut ring = Ring::new();
+    ring.disk =
+        SimDisk::new(1, SimOptions { loss: crate::storage::sim::Loss::Oldest, writeback_one_in: 0, capacity: None });
+    ring.env = env(Arc::new(ring.disk.clone()), 5);
+    ring.journal = Journal::new(ring.env.clone(), dir().into(), LOG_ID, FILE_BYTES, 0, 0);
+    ring.journal.rotate(0).unwrap();
+    ring.append();
+    let mut batch = ring.batch();
+    ring.disk.fail_at(ring.disk.calls(), SimFault::FsyncDrop);
+    ring.journal.append(&mut batch).unwrap_err();
+    ring.disk.kill();
+    let adopted = ring.numbers();
+    ring.disk.power_loss();
+    assert_eq!(ring.numbers(), adopted);
+}

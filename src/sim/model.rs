@@ -32,8 +32,6 @@ pub(super) struct Append {
     pub(super) producer: u64,
     /// Which attempt to commit it belongs to: no two of them may share a commit number.
     pub(super) attempt: (u64, u32),
-    /// The unit of this life that it is part of.
-    pub(super) unit: Option<usize>,
     /// The highest commit number acknowledged when it was sent: its own must be higher.
     pub(super) after_commit: u64,
     pub(super) fate: Fate,
@@ -117,7 +115,6 @@ impl Model {
             count,
             producer,
             attempt: (self.attempt, part),
-            unit,
             after_commit: self.highest_acked,
             fate: Fate::Unknown,
         });
