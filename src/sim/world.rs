@@ -228,9 +228,10 @@ impl World {
     /// Opens the log once more, without having done anything: it must be the same to the byte.
     fn again(&mut self, engine: Engine) -> Verdict<End> {
         self.calm();
-        let before = self.topic_files();
         self.disk.kill();
         drop(engine);
+        // After the kill: it may have changed what a failed creation has left, which is nobody's.
+        let before = self.topic_files();
         self.stats.kills += 1;
         let engine = self.open().map_err(|error| format!("a recovered log does not open: {error:?}"))?;
         self.stats.recoveries += 1;
