@@ -63,8 +63,8 @@ const QUICK: Scale = Scale {
     rounds: 2,
     time: Duration::from_millis(150),
     bulk_bytes_max: 128 * MIB,
-    replay_bytes: (16 * MIB, 32 * MIB),
-    open_bytes: 64_000_000,
+    replay_bytes: (8 * MIB, 24 * MIB),
+    open_bytes: 32_000_000,
 };
 
 pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
