@@ -17,9 +17,9 @@ use super::settings::{Durability, LogSettings, TopicSettings};
 use super::topic::{TopicState, partition_dir};
 use super::topic_file::{TOPIC_FILE_BYTES_MAX, TOPIC_FILE_NAME, TopicFile};
 use crate::error::{Corruption, Error, ErrorKind, Result};
-use crate::partition::writer::create_segment_in;
 use crate::partition::{Partition, PartitionConfig, recover};
 use crate::planted::{self, Bug};
+use crate::segment::create;
 use crate::segment::{Owner, lock};
 use crate::storage::files::{read_small, remove_tree, replace_file};
 use crate::storage::{EntryKind, Env};
@@ -237,7 +237,7 @@ impl Engine {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
         }
-        create_segment_in(&self.env, &dir, &owner(name, id, number), self.id, 0, true)?;
+        create::create(&self.env, &dir, &owner(name, id, number), self.id, 0, true)?;
         storage.sync_dir(topic_dir).map_err(failed)
     }
 

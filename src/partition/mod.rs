@@ -20,6 +20,7 @@ use crate::storage::Env;
 
 pub(crate) mod cursor;
 pub(crate) mod recover;
+mod room;
 pub(crate) mod tail;
 pub(crate) mod writer;
 

@@ -7,13 +7,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::writer::{create_segment_in, footer_bytes};
 use super::{Partition, PartitionConfig};
 use crate::error::{Corruption, Error, ErrorKind, Result};
 use crate::format::FormatError;
 use crate::format::checkpoint::{CheckpointEntry, SegmentPlace};
 use crate::format::segment::SegmentHeader;
 use crate::planted::{self, Bug};
+use crate::segment::create::{self, footer_bytes};
 use crate::segment::scan::{self, ScanEnd};
 use crate::segment::{Owner, Segment, Summary, first_place};
 use crate::storage::files::{read_full_at, write_all_at};
@@ -102,7 +102,7 @@ pub(crate) fn open(
     }
     let needs_new = segments.last().is_none_or(|last| last.is_sealed());
     if needs_new && matches!(end, End::Intact) {
-        let segment = create_segment_in(env, &dir, &owner, config.log_id, place.next_offset, true)?;
+        let segment = create::create(env, &dir, &owner, config.log_id, place.next_offset, true)?;
         place = first_place(segment.base_offset, segment.incarnation);
         segments.push(Arc::new(segment));
     }

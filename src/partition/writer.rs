@@ -7,21 +7,20 @@ use std::sync::{Arc, MutexGuard};
 use bytes::Bytes;
 
 use super::Partition;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::checkpoint::SegmentPlace;
-use crate::format::frame::{FrameHeader, FrameKind, header_crc};
+use crate::format::frame::{FrameHeader, header_crc};
 use crate::format::journal::FrameTarget;
 use crate::format::record::{FrameBuilder, FramePlace};
-use crate::format::segment::{FOOTER_BODY_BYTES, Footer, SegmentHeader};
 use crate::planted::{self, Bug};
 use crate::segment::reader::own_frame;
-use crate::segment::{Segment, Summary, advance, first_place, lock};
+use crate::segment::{Segment, Summary, advance, create, first_place, lock};
+use crate::storage::File;
 use crate::storage::files::{write_all_at, write_zeros};
-use crate::storage::{File, OpenMode};
 
 /// The first step in which a partition's file grows ahead of its writer; each step doubles up to the last.
 const ROOM_BYTES_MIN: u64 = 8 * 1024;
-const ROOM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub(super) const ROOM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The end of the partition; changed under its lock only.
 #[derive(Debug)]
@@ -32,10 +31,10 @@ pub(crate) struct Writer {
     /// Segments that hold bytes no sync has covered yet, oldest first.
     pub(crate) unsynced: Vec<Arc<Segment>>,
     /// The name of the active segment is not durable yet.
-    dir_unsynced: bool,
+    pub(super) dir_unsynced: bool,
     /// Sealed segments whose index is still to be written.
-    unindexed: Vec<(Arc<Segment>, SegmentPlace)>,
-    room_step: u64,
+    pub(super) unindexed: Vec<(Arc<Segment>, SegmentPlace)>,
+    pub(super) room_step: u64,
     /// The position from which on the next frame goes into the index.
     index_due: u64,
     scratch: FrameBuilder,
@@ -57,7 +56,7 @@ impl Writer {
         }
     }
 
-    fn file(&mut self) -> Result<Arc<dyn File>> {
+    pub(super) fn file(&mut self) -> Result<Arc<dyn File>> {
         match &self.file {
             Some(file) => Ok(Arc::clone(file)),
             None => Ok(Arc::clone(self.file.insert(self.active.file()?))),
@@ -76,7 +75,7 @@ impl Writer {
         }
     }
 
-    fn mark_unsynced(&mut self) {
+    pub(super) fn mark_unsynced(&mut self) {
         if self.unsynced.last().is_none_or(|last| !Arc::ptr_eq(last, &self.active)) {
             self.unsynced.push(Arc::clone(&self.active));
         }
@@ -180,68 +179,6 @@ impl Partition {
             writer.dir_unsynced = false;
         }
         Ok(end)
-    }
-
-    /// Writes zeros ahead of the writer, so that its syncs need not change the file's size. Failing to is no error: the
-    /// writer makes its own room then.
-    pub(crate) fn make_room_ahead(&self) {
-        let (file, from, to, _claim) = {
-            let mut writer = lock(&self.writer);
-            let Ok(claim) = self.prewriting.try_lock() else { return };
-            if self.check_open().is_err() {
-                return;
-            }
-            let from = self.prewritten.load(Ordering::Acquire).max(writer.place.position);
-            let step = writer.room_step;
-            let to = (writer.place.position + step).min(self.config.segment_bytes_max);
-            let Ok(file) = writer.active.own_handle() else { return };
-            writer.room_step = (step * 2).min(ROOM_BYTES_MAX);
-            (file, from, to, claim)
-        };
-        if from >= to {
-            return;
-        }
-        match write_zeros(&*file, from, to) {
-            Ok(()) => match file.sync_data() {
-                Ok(()) => self.prewritten.store(to, Ordering::Release),
-                // The error may have been about somebody's records: syncs report for the whole file.
-                Err(error) => drop(self.poison(error)),
-            },
-            Err(error) => tracing::debug!(%error, "no room ahead of the writer"),
-        }
-    }
-
-    /// Writes the indexes of segments that were sealed since the last call.
-    pub(crate) fn store_indexes(&self) {
-        let unindexed = std::mem::take(&mut lock(&self.writer).unindexed);
-        for (segment, place) in unindexed {
-            if let Err(error) = segment.store_index(&place) {
-                tracing::debug!(%error, "an index was not written; it will be rebuilt");
-            }
-        }
-    }
-
-    /// Syncs and cuts the room ahead off, so that a closed log has no bytes but its own.
-    pub(crate) fn finish(&self) -> Result<()> {
-        let cut = {
-            let mut writer = lock(&self.writer);
-            let settled = lock(&self.prewriting);
-            let cut = self.failure().is_none() && self.prewritten.load(Ordering::Acquire) > writer.place.position;
-            if cut {
-                let (file, position) = (writer.file()?, writer.place.position);
-                file.set_len(position).map_err(|error| writer.active.io("cut", error))?;
-                self.prewritten.store(position, Ordering::Release);
-                writer.mark_unsynced();
-            }
-            drop(settled);
-            cut
-        };
-        let unsynced = cut || !lock(&self.writer).unsynced.is_empty();
-        if unsynced {
-            self.sync_written()?;
-        }
-        self.store_indexes();
-        Ok(())
     }
 }
 
@@ -481,7 +418,8 @@ impl WriterGuard<'_> {
                 segment.file()?.sync_data().map_err(|error| partition.poison(error))?;
             }
         }
-        let segment = create_segment(partition, self.writer.place.next_offset, partition.config.synced)?;
+        let Partition { env, dir, owner, config, .. } = partition;
+        let segment = create::create(env, dir, owner, config.log_id, self.writer.place.next_offset, config.synced)?;
         self.writer.active.set_readable(self.writer.place.position);
         self.seal();
         let segment = Arc::new(segment);
@@ -506,7 +444,7 @@ impl WriterGuard<'_> {
     /// unsealed segment as it does the last one.
     fn seal(&mut self) {
         let Writer { active, place, .. } = &*self.writer;
-        let sealed = footer_bytes(place, self.partition.durable_end());
+        let sealed = create::footer_bytes(place, self.partition.durable_end());
         let written = self.writer.active.file().and_then(|file| {
             write_all_at(&*file, &sealed, place.position).map_err(|error| active.io("seal", error))?;
             file.set_len(place.position + sealed.len() as u64).map_err(|error| active.io("cut", error))
@@ -517,87 +455,4 @@ impl WriterGuard<'_> {
         active.set_sealed(Summary::of(place));
         self.writer.mark_unsynced();
     }
-}
-
-/// The footer frame of a segment that ends at `place`.
-pub(crate) fn footer_bytes(place: &SegmentPlace, durable_upto: u64) -> Vec<u8> {
-    let body = Footer {
-        frame_count: place.frame_count,
-        record_count: place.record_count,
-        chain_crc: place.chain_crc,
-        first_commit: place.first_commit,
-        last_commit: place.last_commit,
-    }
-    .encode();
-    let header = FrameHeader {
-        kind: FrameKind::Footer,
-        body_len: FOOTER_BODY_BYTES as u32,
-        body_crc: crc32fast::hash(&body),
-        incarnation: place.incarnation,
-        base_offset: place.segment_base,
-        record_count: 0,
-        last_offset_delta: (place.next_offset - place.segment_base).saturating_sub(1) as u32,
-        base_timestamp: place.max_timestamp,
-        max_timestamp: place.max_timestamp,
-        durable_upto,
-        commit: place.last_commit,
-    };
-    let mut front = [0; crate::format::frame::FRAME_HEADER_BYTES];
-    header.encode_into(&mut front);
-    [&front[..], &body[..]].concat()
-}
-
-/// Creates an empty segment; durable with its name before it is returned if `synced`.
-pub(crate) fn create_segment(partition: &Partition, base_offset: u64, synced: bool) -> Result<Segment> {
-    let Partition { env, dir, owner, config, .. } = partition;
-    create_segment_in(env, dir, owner, config.log_id, base_offset, synced)
-}
-
-/// [`create_segment`] for a partition that is not open yet.
-pub(crate) fn create_segment_in(
-    env: &crate::storage::Env,
-    dir: &std::path::Path,
-    owner: &Arc<crate::segment::Owner>,
-    log_id: u128,
-    base_offset: u64,
-    synced: bool,
-) -> Result<Segment> {
-    let header = SegmentHeader {
-        log_id,
-        topic_id: owner.topic_id,
-        partition: owner.partition,
-        base_offset,
-        incarnation: env.random.next_u64(),
-        created_at: env.clock.now_micros(),
-    };
-    let path = dir.join(Segment::file_name(base_offset));
-    let failed = |error: io::Error| Error::io(format!("cannot create {}", path.display()), error);
-    let bytes = header.encode();
-    let create = || -> io::Result<Arc<dyn File>> {
-        // What an earlier attempt left behind holds no record: its segment was never used.
-        match env.storage.remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = env.storage.open(&path, OpenMode::CreateNew)?;
-        write_all_at(&*file, &bytes, 0)?;
-        if synced && !planted::is(Bug::SegmentHeaderNotSynced) {
-            file.sync_data()?;
-        }
-        if synced && !planted::is(Bug::SegmentDirNotSynced) {
-            env.storage.sync_dir(dir)?;
-        }
-        Ok(file)
-    };
-    let file = create().map_err(|error| {
-        // Best effort, as recovery and the next attempt do the same.
-        if let Err(second) = env.storage.remove_file(&path) {
-            tracing::debug!(error = %second, "a segment that was not begun is left to the next open");
-        }
-        failed(error)
-    })?;
-    let segment =
-        Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), path.clone(), &header, bytes.len() as u64, None);
-    segment.adopt_file(file);
-    Ok(segment)
 }

@@ -16,6 +16,7 @@ use crate::format::frame::FrameHeader;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::storage::{File, OpenMode, Storage};
 
+pub(crate) mod create;
 pub(crate) mod index;
 pub(crate) mod reader;
 pub(crate) mod scan;

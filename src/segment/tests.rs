@@ -16,7 +16,7 @@ use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, header_cr
 use crate::format::index::IndexFile;
 use crate::format::record::{FrameBuilder, FramePlace};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::partition::writer::footer_bytes;
+use crate::segment::create::footer_bytes;
 use crate::storage::files::write_all_at;
 use crate::storage::memory::MemoryDisk;
 use crate::storage::{File, OpenMode, Storage};

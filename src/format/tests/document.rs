@@ -7,7 +7,7 @@ use super::super::frame::{self, FRAME_HEADER_BYTES, FrameKind};
 use super::super::segment::{Footer, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::{Owned, frame_of, read_all};
 use crate::format::record::FramePlace;
-use crate::partition::writer::footer_bytes;
+use crate::segment::create::footer_bytes;
 use crate::segment::{advance, first_place};
 
 const FENCE: &str = "```text\n";
