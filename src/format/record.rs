@@ -42,6 +42,7 @@ pub(crate) struct RawHeaders<'a> {
 
 impl<'a> RawHeaders<'a> {
     /// How many headers there are.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn len(&self) -> usize {
         Cursor::new(self.bytes).varint().unwrap_or(0) as usize
     }

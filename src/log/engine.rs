@@ -6,7 +6,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use event_listener::Event;
 
@@ -227,7 +226,8 @@ impl Engine {
     }
 
     /// Does whatever upkeep is waiting, on this thread.
-    pub(crate) fn do_upkeep(&self, now: Duration) {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn do_upkeep(&self, now: std::time::Duration) {
         let round = self.upkeep.take(now);
         if !round.is_empty() {
             self.do_round(round);

@@ -62,6 +62,7 @@ impl Upkeep {
     }
 
     /// What is to be done at `now`, without waiting.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn take(&self, now: Duration) -> Round {
         Self::take_from(&mut lock(&self.state), now)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time of day.
@@ -80,14 +80,17 @@ impl Clock for ManualClock {
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): the same numbers from the
 /// same seed.
 #[derive(Debug)]
-pub(crate) struct SeededRandom(AtomicU64);
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) struct SeededRandom(std::sync::atomic::AtomicU64);
 
+#[cfg(any(test, feature = "fuzzing"))]
 impl SeededRandom {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
+        Self(std::sync::atomic::AtomicU64::new(seed))
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 impl Random for SeededRandom {
     fn next_u64(&self) -> u64 {
         let state = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);
