@@ -112,3 +112,51 @@ fn a_lock_is_held_until_close_and_released_by_it() {
     assert_eq!(keeps_alive.blocking_produce("x".to_string()).unwrap_err().kind(), ErrorKind::Closed);
     drop(again);
 }
+
+/// A codec that keeps a note of each value in another topic.
+struct Noting(std::sync::OnceLock<annals::Topic<String, Json>>);
+
+static NOTES: Noting = Noting(std::sync::OnceLock::new());
+
+#[derive(Default)]
+struct SendsItself;
+
+impl annals::Codec<String> for SendsItself {
+    const CONTENT_TYPE: &'static str = "text/plain";
+
+    fn encode(&self, value: &String, out: &mut Vec<u8>) -> Result<(), annals::CodecError> {
+        let notes = NOTES.0.get().ok_or_else(|| annals::CodecError::new("no topic for notes"))?;
+        notes.blocking_produce(format!("about {value}")).map_err(annals::CodecError::new)?;
+        out.extend_from_slice(value.as_bytes());
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &bytes::Bytes) -> Result<String, annals::CodecError> {
+        String::from_utf8(bytes.to_vec()).map_err(annals::CodecError::new)
+    }
+}
+
+#[test]
+fn a_codec_may_send_records_itself() {
+    let log = Log::in_memory().unwrap();
+    let notes = log.blocking_create_topic(TopicDef::<String, Json>::new("notes"), TopicSettings::default()).unwrap();
+    NOTES.0.set(notes.clone()).unwrap();
+    let plain = TopicDef::<String, SendsItself>::new("plain");
+    let topic = log.blocking_create_topic(plain, TopicSettings::default()).unwrap();
+    topic.blocking_produce("this".to_string()).unwrap();
+    let read = topic.replay(Start::Earliest).blocking().unwrap().next_message().unwrap().unwrap();
+    assert_eq!(read.value().unwrap(), "this");
+    let noted = notes.replay(Start::Earliest).blocking().unwrap().next_message().unwrap().unwrap();
+    assert_eq!(noted.value().unwrap(), "about this");
+}
+
+#[test]
+fn a_sync_waits_for_what_was_sent() {
+    let log = Log::temporary().unwrap();
+    let topic = log.blocking_create_topic(TopicDef::<String, Json>::new("orders"), TopicSettings::default()).unwrap();
+    for round in 0..50 {
+        let delivery = topic.blocking_send(format!("{round}")).unwrap();
+        log.blocking_sync().unwrap();
+        assert!(delivery.try_receipt().is_some(), "what was sent before the sync has its receipt after it");
+    }
+}
