@@ -4,6 +4,9 @@
 
 #![allow(missing_docs, reason = "each function does what its name says, once")]
 
+use bytes::BytesMut;
+
+use crate::format::compression::{Compression, decompress};
 use crate::format::frame::parse;
 use crate::format::journal::{EntryBuilder, FrameTarget};
 use crate::format::record::{FrameBuilder, FramePlace, RecordIter};
@@ -18,7 +21,27 @@ pub fn encode_frame(records: usize, key: &[u8], value: &[u8]) -> Vec<u8> {
     }
     let place = FramePlace { incarnation: INCARNATION, base_offset: 0, durable_upto: 0, commit: 1 };
     builder.finish(place);
-    builder.into_bytes().to_vec()
+    builder.into_bytes().0.to_vec()
+}
+
+/// The body of a frame of `records` records, compressed; as it is where that does not make it smaller.
+pub fn compress_frame(compression: Compression, records: usize, key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut builder = FrameBuilder::new();
+    for record in 0..records {
+        builder.push(record as i64, Some(key), Some(value), std::iter::empty());
+    }
+    builder.compress(compression);
+    let place = FramePlace { incarnation: INCARNATION, base_offset: 0, durable_upto: 0, commit: 1 };
+    builder.finish(place);
+    builder.into_bytes().0.to_vec()
+}
+
+/// Checks and decompresses a frame; answers how many bytes its body has.
+pub fn decompress_frame(bytes: &[u8], into: &mut BytesMut) -> usize {
+    match parse(bytes, INCARNATION) {
+        Ok((header, body)) if decompress(header.compression, body, into).is_ok() => into.len(),
+        _ => 0,
+    }
 }
 
 /// Checks a frame and walks its records; answers how many bytes their values have.

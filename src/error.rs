@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::expected::Expected;
+
 /// The result of everything in annals that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -25,6 +27,8 @@ struct Inner {
 enum Detail {
     Corruption(Corruption),
     Offsets(OffsetRange),
+    Version(Expected),
+    Gap(Gap),
 }
 
 /// What the caller can do about an [`Error`].
@@ -41,9 +45,10 @@ pub enum ErrorKind {
     Busy,
     /// Another process, or another handle in this one, has the log open for writing.
     Locked,
-    /// The offset lies before the log start or beyond the log end; see [`Error::offset_range`].
+    /// The offset lies before the log start or beyond the log end; see [`Error::offset_range`]. A reader whose next records
+    /// were let go by retention gets one of these with a [gap](Error::gap), and goes on behind it.
     OffsetOutOfRange,
-    /// An expected version did not hold; nothing was written.
+    /// An expected version did not hold; nothing was written. See [`Error::current_version`].
     Conflict,
     /// A newer owner has taken over; nothing was written.
     Fenced,
@@ -88,6 +93,20 @@ pub struct OffsetRange {
     pub log_start: u64,
     /// One past the last offset that can be read.
     pub high_watermark: u64,
+}
+
+/// Offsets that a reader came too late for: retention, or a deletion, has let them go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The first offset that is gone.
+    pub from: u64,
+    /// The first after it that is there: reading goes on here.
+    pub to: u64,
 }
 
 impl Error {
@@ -140,6 +159,31 @@ impl Error {
         }))
     }
 
+    /// Records that are gone. Met once, by a reader that goes on behind them.
+    pub(crate) fn of_gap(gap: Gap) -> Self {
+        Self(Arc::new(Inner {
+            kind: ErrorKind::OffsetOutOfRange,
+            context: format!(
+                "offsets {} to {} of topic {}, partition {} are gone: retention, or a deletion, was faster than this reader",
+                gap.from,
+                gap.to.saturating_sub(1),
+                gap.topic,
+                gap.partition
+            ),
+            detail: Some(Detail::Gap(gap)),
+            source: None,
+        }))
+    }
+
+    pub(crate) fn conflict(context: impl Into<String>, current: Expected) -> Self {
+        Self(Arc::new(Inner {
+            kind: ErrorKind::Conflict,
+            context: context.into(),
+            detail: Some(Detail::Version(current)),
+            source: None,
+        }))
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -153,10 +197,29 @@ impl Error {
         }
     }
 
+    /// Which offsets are gone, if a reader came too late for them. It is not the end: the next read goes on behind them.
+    pub fn gap(&self) -> Option<&Gap> {
+        match &self.0.detail {
+            Some(Detail::Gap(gap)) => Some(gap),
+            _ => None,
+        }
+    }
+
     /// Which offsets exist, for [`ErrorKind::OffsetOutOfRange`].
     pub fn offset_range(&self) -> Option<OffsetRange> {
         match &self.0.detail {
             Some(Detail::Offsets(range)) => Some(*range),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// What there was instead of what a conditional append expected, for [`ErrorKind::Conflict`]: expect this, once what is
+    /// new has been taken into account, and the append may succeed.
+    pub fn current_version(&self) -> Option<Expected> {
+        match self.0.detail {
+            Some(Detail::Version(current)) => Some(current),
             _ => None,
         }
     }

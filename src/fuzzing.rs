@@ -8,8 +8,11 @@
 
 #![allow(missing_docs, reason = "what each target checks is said once, at its body")]
 
+use bytes::BytesMut;
+
 use crate::format::FormatError;
 use crate::format::checkpoint::Checkpoint;
+use crate::format::compression::{self, Method};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::index::IndexFile;
 use crate::format::journal::{self, JournalHeader};
@@ -19,10 +22,12 @@ use crate::format::segment::{Footer, SegmentHeader};
 use crate::log::topic_file::TopicFile;
 
 mod chunks;
+mod decompress;
 mod journal_replay;
 mod log_operations;
 mod segment_recovery;
 
+pub use decompress::decompress;
 pub use journal_replay::journal_replay;
 pub use log_operations::log_operations;
 pub use segment_recovery::segment_recovery;
@@ -41,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("journal_replay", journal_replay),
     ("topic_file", topic_file),
     ("log_operations", log_operations),
+    ("decompress", decompress),
 ];
 
 /// Frames, footers and journal entries: what decodes encodes to the same bytes, and nothing reads past the end.
@@ -52,7 +58,8 @@ pub fn frame_decode(data: &[u8]) {
     forged[12..16].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     let crc = crc32fast::hash(&forged[4..FRAME_HEADER_BYTES]);
     forged[..4].copy_from_slice(&crc.to_le_bytes());
-    let refused = forged[4] > 3 || forged[4] == 0 || forged[5..8] != [0; 3];
+    let packed = forged[5] > 2 || forged[5] > 0 && forged[4] != 1;
+    let refused = forged[4] > 3 || forged[4] == 0 || packed || forged[6..8] != [0; 2];
     assert_eq!(FrameHeader::decode(&forged).is_err(), refused);
     check_frame(&forged);
 }
@@ -72,7 +79,14 @@ fn check_frame(bytes: &[u8]) {
     let Ok((parsed, body)) = frame::parse(bytes, incarnation) else { return };
     assert_eq!(parsed, header);
     assert!(frame::parse(bytes, !incarnation).is_err());
-    walk(&header, body);
+    if header.compression == Method::Plain {
+        walk(&header, body);
+    } else {
+        let mut raw = BytesMut::new();
+        if compression::decompress(header.compression, body, &mut raw).is_ok() {
+            walk(&header, &raw);
+        }
+    }
     if let Ok(footer) = Footer::decode(body) {
         assert_eq!(Footer::decode(&footer.encode()), Ok(footer));
     }

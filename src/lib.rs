@@ -5,11 +5,13 @@
 pub mod bench;
 mod codec;
 mod error;
+mod expected;
 mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
+pub mod inspect;
 mod journal;
 mod log;
 mod partition;
@@ -24,13 +26,16 @@ mod sim;
 mod storage;
 mod text;
 mod topic;
+mod views;
 
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
-pub use error::{Corruption, Error, ErrorKind, OffsetRange, Result};
+pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result};
+pub use expected::Expected;
 pub use handle::{Log, LogBuilder};
+pub use log::maintenance::Compacted;
 pub use log::report::RecoveryReport;
-pub use log::settings::{Durability, TopicSettings};
+pub use log::settings::{Compression, Durability, TopicSettings};
 pub use producer::{Batch, Delivery, Receipt, SendError};
-pub use record::{Header, Headers, IntoBytes, Message, Record};
+pub use record::{Header, Headers, IntoBytes, Message, Record, RecordRef};
 pub use replay::{BlockingReplay, RecordView, Replay, Start};
 pub use topic::{PartitionDescription, Topic, TopicDescription};

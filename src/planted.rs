@@ -71,6 +71,46 @@ pub(crate) enum Bug {
     CheckpointAhead,
     /// The tail that is cut off is not kept.
     CutNotSaved,
+    /// The checkpoint does not say where a partition starts after its oldest files have gone.
+    LogStartNotPersisted,
+    /// The oldest files go before the disk knows that the partition starts behind them.
+    FilesRemovedFirst,
+    /// What a crash has left of files below the log start is opened like any other.
+    LeftoversKept,
+    /// What a compressed body says of its length is taken for true.
+    DecompressedLengthTrusted,
+    /// A conditional append does not wait for what is under way.
+    GuardDecidesEarly,
+    /// An append that has failed counts as written for those that repeat it, or expect a version.
+    RefusedAppendRemembered,
+    /// What a view says is believed though the log has lost it.
+    ViewBelieved,
+    /// A compaction takes a record away because of a later one in the segment that is being written.
+    CompactionDropsHead,
+    /// A compacted file gets its name without having been synced.
+    CompactedNotSynced,
+    /// A compacted file is synced only after it has got its name.
+    CompactedSyncedLate,
+    /// The files that a compacted one stands for are removed before its name is durable.
+    CompactedDirNotSynced,
+    /// Recovery leaves files that a compacted one stands for.
+    SupersededNotRemoved,
+    /// Recovery removes files that a compacted one stands for before it has made that one's name durable.
+    SupersededRemovedEarly,
+    /// Recovery takes a file for one that lies below the log start because the next file's name does.
+    EndOfLeftoverGuessed,
+    /// A tombstone goes with the first compaction that sees it.
+    TombstoneDroppedEarly,
+    /// Recovery redoes frames of the journal into a file that a compaction has made.
+    RedoIntoCompacted,
+    /// A log that is opened read-only shows what may not be on the disk.
+    ReadOnlyUnsynced,
+    /// It does not look into the journal.
+    ReadOnlyJournalIgnored,
+    /// Frames are stored through the memory of a file that is cut.
+    WindowKeptOverCut,
+    /// Frames are stored through memory where the file was made longer and nothing was written.
+    WindowOverHole,
 }
 
 #[cfg(test)]
@@ -110,6 +150,26 @@ impl Bug {
         Self::CommitSplit,
         Self::CheckpointAhead,
         Self::CutNotSaved,
+        Self::LogStartNotPersisted,
+        Self::FilesRemovedFirst,
+        Self::LeftoversKept,
+        Self::DecompressedLengthTrusted,
+        Self::GuardDecidesEarly,
+        Self::RefusedAppendRemembered,
+        Self::ViewBelieved,
+        Self::CompactionDropsHead,
+        Self::CompactedNotSynced,
+        Self::CompactedSyncedLate,
+        Self::CompactedDirNotSynced,
+        Self::SupersededNotRemoved,
+        Self::SupersededRemovedEarly,
+        Self::EndOfLeftoverGuessed,
+        Self::TombstoneDroppedEarly,
+        Self::RedoIntoCompacted,
+        Self::ReadOnlyUnsynced,
+        Self::ReadOnlyJournalIgnored,
+        Self::WindowKeptOverCut,
+        Self::WindowOverHole,
     ];
 }
 

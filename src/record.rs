@@ -1,26 +1,22 @@
-//! What is written, a [`Record`], and what is read, a [`Message`].
+//! What is written, a [`Record`] or, borrowed, a [`RecordRef`], and what is read, a [`Message`].
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::error::{Error, Result};
-use crate::text::quoted;
+use crate::error::Result;
 
+mod borrowed;
 mod headers;
 mod into_bytes;
 mod message;
 #[cfg(test)]
 mod tests;
 
+pub use borrowed::RecordRef;
+pub(crate) use headers::MESSAGE_ID;
 pub use headers::{Header, Headers};
 pub use into_bytes::IntoBytes;
 pub use message::Message;
-
-/// The longest name of a header, in bytes: one byte of the format holds the length.
-pub(crate) const HEADER_NAME_BYTES_MAX: usize = 255;
-
-/// The most headers of one record: two bytes of the format hold the count.
-pub(crate) const HEADERS_MAX: usize = 65_535;
 
 /// What is written: a value, or a tombstone, with whatever goes with it.
 ///
@@ -112,6 +108,37 @@ impl<T> Record<T> {
         self
     }
 
+    /// Sets the identity: 1 to 255 bytes that no other record of the topic has, usually a UUID of version 7. It is the header
+    /// `message_id`, and takes the place of one that is there.
+    ///
+    /// A topic that [remembers identities](crate::TopicSettings::dedup_count_max) writes a record only once: who sends it again,
+    /// because no answer came or the process has crashed, gets the receipt of the first.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+    /// use annals::{Log, Record, TopicSettings};
+    ///
+    /// let log = Log::in_memory()?;
+    /// let topic = log.create_raw_topic("payments", TopicSettings::default().dedup_count_max(100_000)).await?;
+    /// let payment = Record::new("17 EUR".into()).id("0198c0de-0000-7000-8000-000000000001");
+    /// let first = topic.produce(payment.clone()).await?;
+    /// let again = topic.produce(payment).await?;
+    /// assert_eq!(first, again);
+    /// assert_eq!(topic.watermarks(0)?.high_watermark, 1);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn id(mut self, id: impl IntoBytes) -> Self {
+        self.headers.remove_all(MESSAGE_ID);
+        self.headers.push(Header::new(MESSAGE_ID, id));
+        self
+    }
+
+    /// The identity, if the record has one.
+    pub fn message_id(&self) -> Option<&Bytes> {
+        self.headers.message_id()
+    }
+
     /// Sets when it happened. annals keeps microseconds; what is finer is cut off. Nothing is ordered by this.
     #[must_use]
     pub fn timestamp(mut self, timestamp: DateTime<Utc>) -> Self {
@@ -150,24 +177,13 @@ impl<T> Record<T> {
     }
 
     /// Checks what does not depend on the topic, before anything is encoded.
+    #[inline]
     pub(crate) fn validate(&self) -> Result<()> {
-        let count = self.headers.len();
-        if count > HEADERS_MAX {
-            return Err(Error::invalid(format!("the record has {count} headers, of which {HEADERS_MAX} are allowed")));
-        }
-        for header in &self.headers {
-            let bytes = header.name().len();
-            if bytes == 0 || bytes > HEADER_NAME_BYTES_MAX {
-                let name = quoted(header.name());
-                return Err(Error::invalid(format!(
-                    "the header name {name} has {bytes} bytes; 1 to {HEADER_NAME_BYTES_MAX} are allowed"
-                )));
-            }
-        }
-        Ok(())
+        headers::validate(self.headers.iter().map(|header| (header.name(), header.value().map(|value| &value[..]))))
     }
 
     /// The timestamp as the format has it, where one was set.
+    #[inline]
     pub(crate) fn timestamp_micros(&self) -> Option<i64> {
         self.timestamp.map(|timestamp| timestamp.timestamp_micros())
     }

@@ -194,3 +194,36 @@ fn assert_refused(args: &[&dyn AsRef<std::ffi::OsStr>], message: &str) {
     assert!(said.contains(message), "{message:?} is not in {said:?}");
     assert_eq!(said.lines().count(), 1, "{said:?}");
 }
+
+#[test]
+fn years_are_three_passes_through_four_kills() {
+    let years = example("2_years");
+    let run = |args: &[&str]| Command::new(&years).args(args).output().unwrap();
+    let output = run(&[]);
+    assert_success(&output);
+    assert_eq!(stdout(&output).lines().filter(|line| line.starts_with("killed  ")).count(), 4);
+    assert_eq!(row(&output, "repeated"), "none is stored twice");
+    assert!(row(&output, "last values").starts_with("hold"));
+    assert!(row(&output, "opening").starts_with("killed before"));
+
+    // By hand, in a directory of its own: killed, gone on with, and then nothing is left to do.
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    assert_eq!(run(&["--dir", dir, "--crash-after", "300"]).status.code(), None, "it is to be killed");
+    let output = run(&["--dir", dir]);
+    assert_success(&output);
+    assert!(!row(&output, "found").starts_with("0 of"), "{}", stdout(&output));
+    let output = run(&["--dir", dir]);
+    assert!(row(&output, "events").starts_with("0 sent"), "{}", stdout(&output));
+
+    // Another input does not pass for the one that the log has.
+    let mut other = tempfile::NamedTempFile::new().unwrap();
+    writeln!(other, r#"{{"type":"t","key":"k","time":"2026-01-01T00:00:00Z"}}"#).unwrap();
+    let output = run(&[other.path().to_str().unwrap(), "--dir", dir]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with("2_years: CHECK FAILED: "), "{}", stderr(&output));
+    for bad in [&["--what"][..], &["a", "b"], &["--crash-after", "0"], &["/nowhere/at/all"]] {
+        assert_eq!(run(bad).status.code(), Some(2), "{bad:?}");
+    }
+    assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 2_years"));
+}

@@ -6,11 +6,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/copy.rs"]
+mod copy;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use annals::{
 };
 use bytes::Bytes;
 use chrono::DateTime;
+use copy::killed;
 use futures_util::{Stream, StreamExt};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -28,6 +29,10 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
+/// The last of them is compacted, whenever the log likes.
+const COMPACTED: &str = "d";
+/// Records that are produced one by one have an identity here.
+const ONCE: &str = "b";
 /// Longer than anything here takes, however busy the machine; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,6 +87,13 @@ enum Action {
     CatchUp,
     Describe,
     Sync(bool),
+    /// A part of a partition's records, in percent; more than 100 is too much.
+    DeleteRecords(usize, u32, u64, bool),
+    Compact(usize, bool),
+    /// Sends a record with the identity of an earlier one.
+    Repeat(usize, bool),
+    /// Opens the log read-only beside its writer.
+    Look,
     Reopen,
     Crash,
 }
@@ -155,6 +167,11 @@ fn any_step(durable: bool) -> impl Strategy<Value = Step> {
         2 => Just(Action::CatchUp),
         1 => Just(Action::Describe),
         1 => any::<bool>().prop_map(Action::Sync),
+        2 => ((0..TOPICS.len()), 0u32..4, 0u64..110, any::<bool>())
+            .prop_map(|(topic, partition, part, sync)| Action::DeleteRecords(topic, partition, part, sync)),
+        1 => ((0..TOPICS.len()), any::<bool>()).prop_map(|(topic, sync)| Action::Compact(topic, sync)),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(at, sync)| Action::Repeat(at, sync)),
+        1 => Just(if durable { Action::Look } else { Action::CatchUp }),
         1 => Just(if durable { Action::Reopen } else { Action::CatchUp }),
         1 => Just(if durable { Action::Crash } else { Action::CatchUp }),
     ]
@@ -215,10 +232,13 @@ fn bytes_of((seed, len): (u8, usize)) -> Bytes {
 }
 
 impl Rec {
-    fn record(&self, partitions: u32) -> Record {
+    fn record(&self, topic: &Topic) -> Record {
+        let partitions = topic.partitions();
         let mut record = Record::tombstone();
         record.value = self.value.map(bytes_of);
-        record.key = self.key.map(|key| Bytes::from(format!("key {key}")));
+        // A compacted topic takes no records without one.
+        let key = self.key.or((topic.name() == COMPACTED).then_some(0));
+        record.key = key.map(|key| Bytes::from(format!("key {key}")));
         record.partition = self.partition.map(|partition| partition % partitions);
         record.timestamp = self.micros.map(|micros| DateTime::from_timestamp_micros(micros).unwrap());
         for (name, value) in &self.headers {
@@ -234,7 +254,21 @@ impl Rec {
 #[derive(Debug)]
 struct ModelTopic {
     settings: TopicSettings,
-    partitions: Vec<Vec<Stored>>,
+    partitions: Vec<ModelPartition>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ModelPartition {
+    /// Those before this offset were deleted.
+    start: usize,
+    /// All that were ever there.
+    all: Vec<Stored>,
+}
+
+impl ModelPartition {
+    fn there(&self) -> &[Stored] {
+        &self.all[self.start..]
+    }
 }
 
 enum Reading {
@@ -258,6 +292,8 @@ struct World {
     handles: BTreeMap<String, Topic>,
     last_commit: u64,
     follower: Option<Follower>,
+    /// What has an identity: its number is that of its place here.
+    identities: Vec<Receipt>,
 }
 
 impl World {
@@ -268,7 +304,8 @@ impl World {
             None => Log::in_memory().unwrap(),
         };
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
-        Self { runtime, log, dir, topics: BTreeMap::new(), handles: BTreeMap::new(), last_commit: 0, follower: None }
+        let (topics, handles, identities) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { runtime, log, dir, topics, handles, last_commit: 0, follower: None, identities }
     }
 
     fn run(&mut self, action: &Action) {
@@ -286,6 +323,12 @@ impl World {
             Action::CatchUp => self.catch_up(),
             Action::Describe => self.describe(),
             Action::Sync(blocking) => self.sync(*blocking),
+            Action::DeleteRecords(topic, partition, part, blocking) => {
+                self.delete_records(TOPICS[*topic], *partition, *part, *blocking);
+            }
+            Action::Compact(topic, blocking) => self.compact(TOPICS[*topic], *blocking),
+            Action::Repeat(at, blocking) => self.repeat(*at, *blocking),
+            Action::Look => self.look(),
             Action::Reopen => self.reopen(),
             Action::Crash => self.crash(),
         }
@@ -299,6 +342,7 @@ impl World {
         };
         let settings =
             TopicSettings::default().partitions(partitions).durability(durability).segment_bytes_max(64 << 10);
+        let settings = settings.compaction(name == COMPACTED).dedup_count_max(if name == ONCE { 10_000 } else { 0 });
         let created = self.runtime.block_on(self.log.create_raw_topic(name, settings.clone()));
         match self.topics.get(name) {
             Some(there) if there.settings != settings => {
@@ -307,7 +351,7 @@ impl World {
             Some(_) => assert_eq!(created.unwrap().settings(), settings),
             None => {
                 self.handles.insert(name.into(), created.unwrap());
-                let partitions = vec![Vec::new(); partitions as usize];
+                let partitions = vec![ModelPartition::default(); partitions as usize];
                 self.topics.insert(name.into(), ModelTopic { settings, partitions });
             }
         }
@@ -321,8 +365,12 @@ impl World {
             None => assert_eq!(deleted.unwrap_err().kind(), ErrorKind::NotFound),
             Some(_) => {
                 deleted.unwrap();
+                if name == ONCE {
+                    self.identities.clear();
+                }
                 let handle = self.handles.remove(name).unwrap();
-                let refused = handle.blocking_produce(Bytes::from_static(b"late")).unwrap_err();
+                let late = Record::new(Bytes::from_static(b"late")).key("late");
+                let refused = handle.blocking_produce(late).unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::NotFound);
             }
         }
@@ -339,7 +387,7 @@ impl World {
         } else {
             grown.unwrap();
             topic.settings.partitions = partitions;
-            topic.partitions.resize(partitions as usize, Vec::new());
+            topic.partitions.resize(partitions as usize, ModelPartition::default());
         }
     }
 
@@ -352,7 +400,7 @@ impl World {
             (None, Some(key)) => assert_eq!(receipt.partition, handle.partition_for(key)),
             (None, None) => assert!(receipt.partition < topic.settings.partitions),
         }
-        let partition = &mut topic.partitions[receipt.partition as usize];
+        let partition = &mut topic.partitions[receipt.partition as usize].all;
         assert_eq!(receipt.offset, partition.len() as u64, "offsets have no gap");
         assert!(partition.last().is_none_or(|last| last.commit <= receipt.commit), "commits ascend in a partition");
         if let Some(timestamp) = record.timestamp {
@@ -389,19 +437,59 @@ impl World {
 
     fn produce(&mut self, name: &str, rec: &Rec, blocking: bool) {
         let Some(handle) = self.handle(name) else { return };
-        let record = rec.record(handle.partitions());
+        let mut record = rec.record(&handle);
+        if name == ONCE {
+            record = record.id(format!("identity {}", self.identities.len()));
+        }
         let receipt = if blocking {
             handle.blocking_produce(record.clone()).unwrap()
         } else {
             self.runtime.block_on(handle.produce(record.clone())).unwrap()
         };
+        if name == ONCE {
+            self.identities.push(receipt);
+        }
         self.note_commits(&[receipt]);
         self.note(name, &record, &receipt);
     }
 
+    /// Whatever is sent again under an identity is not written again, and the answer is the first one.
+    fn repeat(&mut self, at: usize, blocking: bool) {
+        let Some(handle) = self.handle(ONCE).filter(|_| !self.identities.is_empty()) else { return };
+        let number = at % self.identities.len();
+        let first = self.identities[number];
+        if first.offset < self.topics[ONCE].partitions[first.partition as usize].start as u64 {
+            // It was deleted, and may be known no more.
+            return;
+        }
+        let again = Record::new(Bytes::from_static(b"again"));
+        let again = again.id(format!("identity {number}")).partition(first.partition);
+        let receipt = if blocking {
+            handle.blocking_produce(again).unwrap()
+        } else {
+            self.runtime.block_on(handle.produce(again)).unwrap()
+        };
+        let place = |receipt: &Receipt| (receipt.partition, receipt.offset, receipt.commit, receipt.timestamp_micros);
+        assert_eq!(place(&receipt), place(&first), "identity {number}");
+    }
+
+    /// Whoever only reads sees all that was acknowledged, while the log is open for writing.
+    fn look(&self) {
+        let reader = Log::builder().blocking_open_read_only(self.log.path()).unwrap();
+        assert!(reader.recovery().damage.is_empty(), "{:?}", reader.recovery());
+        let mut read = Vec::new();
+        let mut replay = reader.replay(Start::Earliest).blocking().unwrap();
+        let done = replay.try_for_each(|view| {
+            read.push(Stored::of_view(view));
+            Ok(())
+        });
+        done.unwrap();
+        self.assert_same(&read, &self.expected(Scope::Log, Start::Earliest).unwrap());
+    }
+
     fn try_send(&mut self, name: &str, rec: &Rec) {
         let Some(handle) = self.handle(name) else { return };
-        let record = rec.record(handle.partitions());
+        let record = rec.record(&handle);
         // Nothing else is pending, so there is room.
         let receipt = self.runtime.block_on(handle.try_send(record.clone()).unwrap()).unwrap();
         self.note_commits(&[receipt]);
@@ -410,7 +498,7 @@ impl World {
 
     fn batch(&mut self, name: &str, recs: &[Rec], blocking: bool) {
         let Some(handle) = self.handle(name) else { return };
-        let records: Vec<Record> = recs.iter().map(|rec| rec.record(handle.partitions())).collect();
+        let records: Vec<Record> = recs.iter().map(|rec| rec.record(&handle)).collect();
         let receipts = if blocking {
             handle.blocking_produce_batch(records.clone()).unwrap()
         } else {
@@ -425,7 +513,7 @@ impl World {
         let mut named = Vec::new();
         for (topic, rec) in recs {
             let Some(handle) = self.handle(TOPICS[*topic]) else { continue };
-            let record = rec.record(handle.partitions());
+            let record = rec.record(&handle);
             batch.add(&handle, record.clone()).unwrap();
             named.push((TOPICS[*topic], record));
         }
@@ -451,7 +539,7 @@ impl World {
         let (mut named, mut deliveries) = (Vec::new(), Vec::new());
         for (topic, rec) in recs {
             let Some(handle) = self.handle(TOPICS[*topic]) else { continue };
-            let record = rec.record(handle.partitions());
+            let record = rec.record(&handle);
             deliveries.push(if blocking {
                 handle.blocking_send(record.clone()).unwrap()
             } else {
@@ -470,8 +558,8 @@ impl World {
     }
 
     /// The partitions that a scope covers, in the order in which one commit's records come; `None` if they do not exist.
-    fn covered(&self, scope: Scope) -> Option<Vec<&Vec<Stored>>> {
-        let whole = |names: &[&str]| -> Option<Vec<&Vec<Stored>>> {
+    fn covered(&self, scope: Scope) -> Option<Vec<&ModelPartition>> {
+        let whole = |names: &[&str]| -> Option<Vec<&ModelPartition>> {
             let topics = names.iter().map(|name| self.topics.get(*name)).collect::<Option<Vec<_>>>()?;
             Some(topics.into_iter().flat_map(|topic| &topic.partitions).collect())
         };
@@ -495,7 +583,11 @@ impl World {
                 Start::Timestamp(DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<chrono::Utc>::MAX_UTC))
             }
             From::Commit(at, behind) => {
-                let all: Vec<_> = self.topics.values().flat_map(|topic| topic.partitions.iter().flatten()).collect();
+                let all: Vec<_> = self
+                    .topics
+                    .values()
+                    .flat_map(|topic| topic.partitions.iter().flat_map(|partition| &partition.all))
+                    .collect();
                 let commit = if all.is_empty() { 0 } else { all[at % all.len()].commit };
                 Start::Commit(commit + u64::from(behind))
             }
@@ -508,15 +600,15 @@ impl World {
         let partitions = self.covered(scope).ok_or(ErrorKind::NotFound)?;
         if let Start::Offset(offset) = start {
             return match partitions.as_slice() {
-                [partition] => match partition.get(offset as usize..) {
-                    Some(rest) => Ok(rest.to_vec()),
-                    None => Err(ErrorKind::OffsetOutOfRange),
+                [partition] => match partition.all.get(offset as usize..) {
+                    Some(rest) if offset >= partition.start as u64 => Ok(rest.to_vec()),
+                    _ => Err(ErrorKind::OffsetOutOfRange),
                 },
                 _ => Err(ErrorKind::Invalid),
             };
         }
         let mut found: Vec<(u64, usize, &Stored)> = Vec::new();
-        for (index, partition) in partitions.iter().enumerate() {
+        for (index, partition) in partitions.iter().map(|partition| partition.there()).enumerate() {
             let first = match start {
                 Start::Latest => None,
                 Start::Timestamp(time) => partition.iter().position(|stored| stored.micros >= time.timestamp_micros()),
@@ -561,13 +653,39 @@ impl World {
             }
         });
         match (read, self.expected(scope, start)) {
-            (Ok(read), Ok(expected)) => assert_same(&read, &expected),
+            (Ok(read), Ok(expected)) => {
+                let (of_compacted, others): (Vec<_>, Vec<_>) =
+                    read.iter().cloned().partition(|stored| stored.topic == COMPACTED);
+                if of_compacted.is_empty() && expected.iter().all(|stored| stored.topic != COMPACTED) {
+                    return self.assert_same(&read, &expected);
+                }
+                // Where a compaction has taken records away the last ones reach back further, and the first one of some time is
+                // another one.
+                for stored in &of_compacted {
+                    let partition = &self.topics[COMPACTED].partitions[stored.partition as usize];
+                    assert!(*stored == partition.all[stored.offset as usize], "{:?}", stored.place());
+                }
+                assert!(read.is_sorted_by_key(|stored| stored.commit), "causal order");
+                match start {
+                    Start::Last(count) => assert!(read.len() as u64 <= count),
+                    Start::Timestamp(_) => {
+                        let is_other = |stored: &Stored| stored.topic != COMPACTED;
+                        self.assert_same(&others, &expected.into_iter().filter(is_other).collect::<Vec<_>>());
+                    }
+                    _ => self.assert_same(&read, &expected),
+                }
+            }
             (read, expected) => assert_eq!(read.map_err(|error| error.kind()), expected),
         }
     }
 
     fn follow(&mut self, from: From, blocking: bool) {
         self.catch_up();
+        // Where a compaction may have taken the first record away, others may be the first of that time, or the last.
+        let from = match from {
+            From::Timestamp(_) | From::Last(_) if self.topics.contains_key(COMPACTED) => From::Earliest,
+            from => from,
+        };
         let start = self.start(from);
         let Ok(expected) = self.expected(Scope::Log, start) else { return };
         let replay = self.log.replay(start).follow();
@@ -587,11 +705,23 @@ impl World {
         self.follower = Some(Follower { reading, expected, early });
     }
 
+    /// Whether a compaction may have taken a record away: a later one has its key.
+    fn is_superseded(&self, stored: &Stored) -> bool {
+        let topic = self.topics.get(&stored.topic).filter(|topic| topic.settings.compaction);
+        topic.is_some_and(|topic| {
+            let later = topic.partitions[stored.partition as usize].all.iter().skip(stored.offset as usize + 1);
+            later.into_iter().any(|later| later.key == stored.key)
+        })
+    }
+
     /// Lets the follower read all there is for it: exactly that, in order.
     fn catch_up(&mut self) {
-        let Some(follower) = &mut self.follower else { return };
+        let Some(mut follower) = self.follower.take() else { return };
         let mut seen = std::mem::take(&mut follower.early);
-        while seen.len() < follower.expected.len() {
+        // The last of each key stay, and among them is the last of each partition.
+        let is_required = |stored: &&Stored| !self.is_superseded(stored);
+        let required = follower.expected.iter().filter(is_required).count();
+        while seen.iter().filter(is_required).count() < required {
             seen.push(match &mut follower.reading {
                 Reading::Stream(replay) => {
                     let next = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, replay.next()).await });
@@ -608,14 +738,72 @@ impl World {
         let mut next: BTreeMap<(&str, u32), u64> = BTreeMap::new();
         for stored in &seen {
             let next = next.entry((&stored.topic, stored.partition)).or_insert(stored.offset);
-            assert_eq!(*next, stored.offset, "offset order");
-            *next += 1;
+            let is_next = *next == stored.offset || stored.topic == COMPACTED && *next < stored.offset;
+            assert!(is_next, "offset order: {next} was to come, {} came", stored.offset);
+            *next = stored.offset + 1;
         }
         // Among the partitions of one commit those that came later may come later.
         let mut expected = std::mem::take(&mut follower.expected);
         expected.sort_by(|a, b| a.place().cmp(&b.place()));
         seen.sort_by(|a, b| a.place().cmp(&b.place()));
-        assert_same(&seen, &expected);
+        self.assert_same(&seen, &expected);
+        self.follower = Some(follower);
+    }
+
+    fn delete_records(&mut self, name: &str, number: u32, part: u64, blocking: bool) {
+        // Whoever is behind would get a gap.
+        self.catch_up();
+        let partition = self.topics.get_mut(name).and_then(|topic| topic.partitions.get_mut(number as usize));
+        let before = partition.as_ref().map_or(0, |partition| partition.all.len() as u64 * part / 100);
+        let deleted = if blocking {
+            self.log.blocking_delete_records(name, number, before)
+        } else {
+            self.runtime.block_on(self.log.delete_records(name, number, before))
+        };
+        match partition {
+            None => assert_eq!(deleted.unwrap_err().kind(), ErrorKind::NotFound),
+            Some(partition) if before > partition.all.len() as u64 => {
+                assert_eq!(deleted.unwrap_err().kind(), ErrorKind::OffsetOutOfRange);
+            }
+            Some(partition) => {
+                partition.start = partition.start.max(before as usize);
+                assert_eq!(deleted.unwrap(), partition.start as u64);
+            }
+        }
+    }
+
+    fn compact(&mut self, name: &str, blocking: bool) {
+        let compacted = if blocking {
+            self.log.blocking_compact_topic(name)
+        } else {
+            self.runtime.block_on(self.log.compact_topic(name))
+        };
+        match self.topics.get(name) {
+            None => assert_eq!(compacted.unwrap_err().kind(), ErrorKind::NotFound),
+            Some(topic) if !topic.settings.compaction => {
+                assert_eq!(compacted.unwrap_err().kind(), ErrorKind::Invalid);
+            }
+            Some(_) => assert!(compacted.unwrap().complete),
+        }
+        self.replay(Scope::Log, From::Earliest, blocking);
+    }
+
+    /// Compares without printing kilobytes of values. What a compaction may have taken away may be missing.
+    fn assert_same(&self, read: &[Stored], expected: &[Stored]) {
+        let place = |stored: Option<&Stored>| {
+            stored.map(|s| format!("{} {}/{} commit {} ({} us)", s.topic, s.partition, s.offset, s.commit, s.micros))
+        };
+        let mut read = read.iter().peekable();
+        for (at, should_be) in expected.iter().enumerate() {
+            let is = read.next_if(|is| is.place() == should_be.place() || !self.is_superseded(should_be));
+            if is.is_none() && self.is_superseded(should_be) {
+                continue;
+            }
+            let (is_at, should_be_at) = (place(is), place(Some(should_be)));
+            assert_eq!(is_at, should_be_at, "record {at} of {} is not the expected one", expected.len());
+            assert!(is == Some(should_be), "record {at}, {is_at:?}, has other contents");
+        }
+        assert_eq!(place(read.next()), None, "more than the {} that were expected", expected.len());
     }
 
     fn describe(&self) {
@@ -628,7 +816,8 @@ impl World {
             assert_eq!(topic.partitions.len(), model.partitions.len());
             for (number, (partition, stored)) in topic.partitions.iter().zip(&model.partitions).enumerate() {
                 assert_eq!(partition.partition, number as u32);
-                assert_eq!((partition.log_start, partition.high_watermark), (0, stored.len() as u64));
+                let expected = (stored.start as u64, stored.all.len() as u64);
+                assert_eq!((partition.log_start, partition.high_watermark), expected);
                 assert!(partition.durable_end <= partition.high_watermark);
                 if model.settings.durability == Durability::Sync {
                     assert_eq!(partition.durable_end, partition.high_watermark, "acknowledged is on the disk");
@@ -649,8 +838,12 @@ impl World {
         for topic in self.log.topics().unwrap() {
             let model = &self.topics[&topic.name];
             for (partition, stored) in topic.partitions.iter().zip(&model.partitions) {
-                assert_eq!(partition.durable_end, stored.len() as u64);
-                let bytes: usize = stored.iter().map(|stored| stored.value.as_ref().map_or(0, Bytes::len)).sum();
+                assert_eq!(partition.durable_end, stored.all.len() as u64);
+                if model.settings.compaction {
+                    continue;
+                }
+                let bytes: usize =
+                    stored.there().iter().map(|stored| stored.value.as_ref().map_or(0, Bytes::len)).sum();
                 assert!(partition.size_bytes >= bytes as u64);
                 assert!(partition.segments > bytes / (128 << 10), "segments roll");
             }
@@ -663,17 +856,23 @@ impl World {
         // What was acknowledged before the end is still delivered to who follows, and then the end.
         let mut follower = self.follower.take();
         if let Some(Follower { reading, expected, early }) = &mut follower {
-            for _ in early.len()..expected.len() {
-                match reading {
-                    Reading::Stream(replay) => drop(self.runtime.block_on(replay.next()).unwrap().unwrap()),
-                    Reading::Blocking(replay) => drop(replay.next().unwrap().unwrap().to_message()),
+            let mut seen = std::mem::take(early);
+            let error = loop {
+                let next = match reading {
+                    Reading::Stream(replay) => {
+                        self.runtime.block_on(replay.next()).unwrap().map(|message| Stored::of_message(&message))
+                    }
+                    Reading::Blocking(replay) => replay.next().map(|view| Stored::of_view(view.unwrap())),
+                };
+                match next {
+                    Ok(stored) => seen.push(stored),
+                    Err(error) => break error,
                 }
-            }
-            let error = match reading {
-                Reading::Stream(replay) => self.runtime.block_on(replay.next()).unwrap().unwrap_err(),
-                Reading::Blocking(replay) => replay.next().unwrap_err(),
             };
             assert_eq!(error.kind(), ErrorKind::Closed);
+            expected.sort_by(|a, b| a.place().cmp(&b.place()));
+            seen.sort_by(|a, b| a.place().cmp(&b.place()));
+            self.assert_same(&seen, expected);
         }
         let dir = self.dir.take().unwrap();
         self.open(dir, true);
@@ -681,8 +880,7 @@ impl World {
 
     /// A process that is killed leaves its files as they are at that moment.
     fn crash(&mut self) {
-        let copy = tempfile::tempdir().unwrap();
-        copy_dir(self.log.path(), copy.path());
+        let copy = killed(self.log.path());
         self.open(copy, false);
     }
 
@@ -699,34 +897,6 @@ impl World {
         self.dir = Some(dir);
         self.describe();
         self.replay(Scope::Log, From::Earliest, true);
-    }
-}
-
-/// Compares without printing kilobytes of values.
-fn assert_same(read: &[Stored], expected: &[Stored]) {
-    let place = |stored: Option<&Stored>| {
-        stored.map(|s| format!("{} {}/{} commit {} ({} us)", s.topic, s.partition, s.offset, s.commit, s.micros))
-    };
-    for at in 0..read.len().max(expected.len()) {
-        let (is, should_be) = (read.get(at), expected.get(at));
-        assert_eq!(place(is), place(should_be), "record {at} of {} is not the expected one", expected.len());
-        assert!(is == should_be, "record {at}, {:?}, has other contents", place(is));
-    }
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if path.is_dir() {
-            copy_dir(&path, &target);
-            continue;
-        }
-        match fs::copy(&path, &target) {
-            // A temporary file of the background's that has got its name meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            copied => drop(copied.unwrap()),
-        }
     }
 }
 

@@ -9,19 +9,19 @@
 //! | 12 | 4 | `entry_count` | |
 //! | 16 | 8 | `serial` | the manifest names the one that belongs to it |
 //! | 24 | 16 | `log_id` | UUID of the log |
-//! | 40 | 104 each | entries | see below |
+//! | 40 | 112 each | entries | see below |
 //! | end | 4 | `crc` | CRC-32 of all before it |
 //!
 //! Entry: `topic_id` (16), `partition` (4), `chain_crc` (4), `log_start` (8), `segment_base` (8), `incarnation` (8),
 //! `position` (8), `next_offset` (8), `first_commit` (8), `last_commit` (8), `max_timestamp` (8), `frame_count` (8),
-//! `record_count` (8).
+//! `record_count` (8), `clean_end` (8).
 
 use super::cursor::Cursor;
 use super::segment::check_preamble;
 use super::{FORMAT_VERSION, FormatError, FormatResult};
 
 const MAGIC: [u8; 8] = *b"ANNALCHK";
-const ENTRY_BYTES: usize = 104;
+const ENTRY_BYTES: usize = 112;
 
 /// What is known of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) struct CheckpointEntry {
     pub(crate) topic_id: u128,
     pub(crate) partition: u32,
     pub(crate) log_start: u64,
+    /// Everything before it was compacted. A hint, as lower ones only make for more work.
+    pub(crate) clean_end: u64,
     pub(crate) place: SegmentPlace,
 }
 
@@ -80,6 +82,7 @@ impl Checkpoint {
                 place.max_timestamp as u64,
                 place.frame_count,
                 place.record_count,
+                entry.clean_end,
             ] {
                 out.extend_from_slice(&value.to_le_bytes());
             }
@@ -122,5 +125,5 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> FormatResult<CheckpointEntry> {
         record_count: cursor.u64()?,
         chain_crc,
     };
-    Ok(CheckpointEntry { topic_id, partition, log_start, place })
+    Ok(CheckpointEntry { topic_id, partition, log_start, clean_end: cursor.u64()?, place })
 }

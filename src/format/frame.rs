@@ -4,29 +4,29 @@
 //! |---|---|---|---|
 //! | 0 | 4 | `header_crc` | CRC-32 of bytes 4 to 71 |
 //! | 4 | 1 | `kind` | 1 records, 2 footer, 3 journal entry; 0 never, since preallocated space is zeros |
-//! | 5 | 1 | `compression` | 0 none; 1 lz4 and 2 zstd are reserved |
+//! | 5 | 1 | `compression` | of the body: 0 none, 1 lz4, 2 zstd; of kind 1 only. See [`compression`](super::compression) |
 //! | 6 | 2 | `flags` | zero; none is defined yet, and an unknown one is refused |
-//! | 8 | 4 | `body_len` | bytes after the header |
-//! | 12 | 4 | `body_crc` | CRC-32 of the body |
+//! | 8 | 4 | `body_len` | bytes after the header, as they are stored |
+//! | 12 | 4 | `body_crc` | CRC-32 of the body, as it is stored |
 //! | 16 | 8 | `incarnation` | that of the file's header: stale bytes of a recycled file have another |
-//! | 24 | 8 | `base_offset` | offset of the first record |
-//! | 32 | 4 | `record_count` | records in the body |
-//! | 36 | 4 | `last_offset_delta` | offset of the last record less `base_offset` |
+//! | 24 | 8 | `base_offset` | the first offset that the frame spans; that of the first record, unless offsets were left out |
+//! | 32 | 4 | `record_count` | records in the body; 0 for a frame that only spans offsets which are gone |
+//! | 36 | 4 | `last_offset_delta` | the last offset that the frame spans, less `base_offset` |
 //! | 40 | 8 | `base_timestamp` | microseconds; what the records' timestamps are relative to |
-//! | 48 | 8 | `max_timestamp` | the largest timestamp of a record |
+//! | 48 | 8 | `max_timestamp` | the largest timestamp of a record; the smallest `i64` if there is none |
 //! | 56 | 8 | `durable_upto` | the offset below which the partition was proven on disk when this frame was written |
 //! | 64 | 8 | `commit` | the commit number |
 //!
 //! `durable_upto` is what tells damage from an unfinished write: a damaged frame below a later frame's `durable_upto` was
 //! on the disk once, so something has destroyed it; above all of them it may never have been finished.
 
+use super::compression::Method;
 use super::{FormatError, FormatResult};
 
 /// Bytes of a frame header.
 pub(crate) const FRAME_HEADER_BYTES: usize = 72;
 /// The largest body that a frame can have: the largest commit that can be configured, and room for its encoding.
 pub(crate) const FRAME_BODY_BYTES_MAX: u32 = 288 * 1024 * 1024;
-const COMPRESSION_NONE: u8 = 0;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub(crate) enum FrameKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) kind: FrameKind,
+    pub(crate) compression: Method,
     pub(crate) body_len: u32,
     pub(crate) body_crc: u32,
     pub(crate) incarnation: u64,
@@ -54,7 +55,7 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The offset after the last record.
+    /// The offset after the last that the frame spans.
     #[inline]
     pub(crate) fn next_offset(&self) -> u64 {
         self.base_offset.saturating_add(u64::from(self.last_offset_delta)).saturating_add(1)
@@ -69,7 +70,7 @@ impl FrameHeader {
     /// Writes the header, its checksum last, and returns the checksum.
     pub(crate) fn encode_into(&self, out: &mut [u8; FRAME_HEADER_BYTES]) -> u32 {
         out[4] = self.kind as u8;
-        out[5] = COMPRESSION_NONE;
+        out[5] = self.compression as u8;
         out[6..8].copy_from_slice(&[0, 0]);
         out[8..12].copy_from_slice(&self.body_len.to_le_bytes());
         out[12..16].copy_from_slice(&self.body_crc.to_le_bytes());
@@ -105,7 +106,8 @@ impl FrameHeader {
             0 => return Err(FormatError::Zeros),
             other => return Err(FormatError::Kind(other)),
         };
-        if bytes[5] != COMPRESSION_NONE {
+        let compression = Method::of(bytes[5])?;
+        if compression != Method::Plain && kind != FrameKind::Records {
             return Err(FormatError::Compression(bytes[5]));
         }
         let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
@@ -114,6 +116,7 @@ impl FrameHeader {
         }
         let header = Self {
             kind,
+            compression,
             body_len: u32_at(bytes, 8),
             body_crc: u32_at(bytes, 12),
             incarnation: u64_at(bytes, 16),
@@ -153,6 +156,15 @@ pub(crate) fn header_crc(bytes: &[u8; FRAME_HEADER_BYTES]) -> u32 {
 /// Reads the header at the front of `bytes` and checks that the whole frame is there and belongs to this file.
 #[inline]
 pub(crate) fn parse(bytes: &[u8], incarnation: u64) -> FormatResult<(FrameHeader, &[u8])> {
+    let header = parse_header(bytes, incarnation)?;
+    let body = bytes.get(FRAME_HEADER_BYTES..header.frame_len()).ok_or(FormatError::Short)?;
+    header.check_body(body)?;
+    Ok((header, body))
+}
+
+/// Reads the header at the front of `bytes` and checks that it belongs to this file; the body is left to the caller.
+#[inline]
+pub(crate) fn parse_header(bytes: &[u8], incarnation: u64) -> FormatResult<FrameHeader> {
     let header = match FrameHeader::decode(bytes) {
         // Whatever a later version has left in another incarnation of the file is stale like anything else.
         Err(why) if why.is_from_the_future() && !is_of(bytes, incarnation) => return Err(FormatError::Incarnation),
@@ -161,9 +173,7 @@ pub(crate) fn parse(bytes: &[u8], incarnation: u64) -> FormatResult<(FrameHeader
     if header.incarnation != incarnation {
         return Err(FormatError::Incarnation);
     }
-    let body = bytes.get(FRAME_HEADER_BYTES..header.frame_len()).ok_or(FormatError::Short)?;
-    header.check_body(body)?;
-    Ok((header, body))
+    Ok(header)
 }
 
 fn is_of(bytes: &[u8], incarnation: u64) -> bool {

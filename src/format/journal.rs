@@ -11,7 +11,7 @@
 //! | 32 | 8 | `sequence` | grows by one with each file of the ring |
 //! | 40 | 8 | `incarnation` | random; every entry of the file repeats it |
 //! | 48 | 8 | `first_entry` | the number of the first entry: all before it are on the disk in earlier files |
-//! | 56 | 4 | reserved | zero |
+//! | 56 | 4 | `file_bytes` | the length that the file was made with: one that is shorter has been cut |
 //! | 60 | 4 | `crc` | CRC-32 of bytes 0 to 59 |
 //!
 //! and goes on at 64 with entries: a frame of kind 3, whose `base_offset` is the entry's number (they ascend by one, from file
@@ -27,6 +27,7 @@
 //! | 32 | 8 | `position` | where in it |
 //! | 40 | `frame_len` | the frame | byte for byte |
 
+use super::compression::Method;
 use super::cursor::Cursor;
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use super::segment::check_preamble;
@@ -45,6 +46,7 @@ pub(crate) struct JournalHeader {
     pub(crate) sequence: u64,
     pub(crate) incarnation: u64,
     pub(crate) first_entry: u64,
+    pub(crate) file_bytes: u32,
 }
 
 impl JournalHeader {
@@ -56,6 +58,7 @@ impl JournalHeader {
         out[32..40].copy_from_slice(&self.sequence.to_le_bytes());
         out[40..48].copy_from_slice(&self.incarnation.to_le_bytes());
         out[48..56].copy_from_slice(&self.first_entry.to_le_bytes());
+        out[56..60].copy_from_slice(&self.file_bytes.to_le_bytes());
         let crc = crc32fast::hash(&out[..60]);
         out[60..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -71,6 +74,7 @@ impl JournalHeader {
             sequence: cursor.u64()?,
             incarnation: cursor.u64()?,
             first_entry: cursor.u64()?,
+            file_bytes: cursor.u32()?,
         })
     }
 }
@@ -114,6 +118,7 @@ impl EntryBuilder {
         let (front, body) = self.bytes.split_at_mut(FRAME_HEADER_BYTES);
         let header = FrameHeader {
             kind: FrameKind::Journal,
+            compression: Method::Plain,
             body_len: body.len() as u32,
             body_crc: crc32fast::hash(body),
             incarnation,

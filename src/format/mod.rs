@@ -5,6 +5,7 @@
 //! files pin them.
 
 pub(crate) mod checkpoint;
+pub(crate) mod compression;
 pub(crate) mod cursor;
 pub(crate) mod frame;
 pub(crate) mod index;
@@ -12,6 +13,7 @@ pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod record;
 pub(crate) mod segment;
+pub(crate) mod sparse;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,8 @@ pub(crate) enum FormatError {
     Length,
     #[error("the offset does not follow the one before it")]
     Offset,
+    #[error("a compressed body does not decompress to what it says")]
+    Decompression,
     #[error("a record inside a frame is malformed")]
     Record,
 }

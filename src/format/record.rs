@@ -2,23 +2,31 @@
 //!
 //! | field | encoding | present if |
 //! |---|---|---|
-//! | `flags` | 1 byte: 1 key, 2 value, 4 headers, 8 timestamp, 16 offset gap; the rest zero | always |
+//! | `flags` | 1 byte: 1 key, 2 value, 4 headers, 8 timestamp, 16 offset gap, 32 kept; the rest zero | always |
 //! | offset gap | varint: offsets left out before this record (compaction) | flag 16 |
 //! | timestamp | varint, zigzag: microseconds after the frame's `base_timestamp` | flag 8; else equal to it |
+//! | kept at | varint, zigzag: microseconds after the frame's `base_timestamp` at which a compaction first kept this tombstone | flag 32; never with flag 2 |
 //! | key | varint length, bytes | flag 1 |
 //! | headers | varint length in bytes, then varint count, then each: varint name length, name (UTF-8), varint value length plus one (0: absent), value | flag 4 |
 //! | value | varint length, bytes | flag 2; else the record is a tombstone |
+//!
+//! Offsets may be left out behind the last record, too: the frame's header says how far it spans. A frame may have no record
+//! at all; it only stands for the offsets that it spans.
 
+use bytes::Bytes;
+
+use super::compression::{self, Compression, Method};
 use super::cursor::{Cursor, put_varint, unzigzag, zigzag};
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use super::{FormatError, FormatResult};
 
-const HAS_KEY: u8 = 1;
-const HAS_VALUE: u8 = 2;
-const HAS_HEADERS: u8 = 4;
-const HAS_TIMESTAMP: u8 = 8;
-const HAS_GAP: u8 = 16;
-const KNOWN: u8 = HAS_KEY | HAS_VALUE | HAS_HEADERS | HAS_TIMESTAMP | HAS_GAP;
+pub(super) const HAS_KEY: u8 = 1;
+pub(super) const HAS_VALUE: u8 = 2;
+pub(super) const HAS_HEADERS: u8 = 4;
+pub(super) const HAS_TIMESTAMP: u8 = 8;
+pub(super) const HAS_GAP: u8 = 16;
+pub(super) const HAS_KEPT: u8 = 32;
+const KNOWN: u8 = HAS_KEY | HAS_VALUE | HAS_HEADERS | HAS_TIMESTAMP | HAS_GAP | HAS_KEPT;
 
 /// What a record costs beside its key, value and headers, at the most.
 pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 1 + 10 * 5;
@@ -28,6 +36,8 @@ pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 1 + 10 * 5;
 pub(crate) struct RawRecord<'a> {
     pub(crate) offset: u64,
     pub(crate) timestamp: i64,
+    /// When a compaction first kept this tombstone.
+    pub(crate) kept_at: Option<i64>,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) headers: RawHeaders<'a>,
@@ -37,7 +47,7 @@ pub(crate) struct RawRecord<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RawHeaders<'a> {
     /// Empty for none, else the count and the headers; walked once before it is handed out.
-    bytes: &'a [u8],
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> RawHeaders<'a> {
@@ -82,11 +92,15 @@ fn read_header<'a>(cursor: &mut Cursor<'a>) -> FormatResult<(&'a str, Option<&'a
 /// offset, so nothing is moved or copied again.
 #[derive(Debug, Default)]
 pub(crate) struct FrameBuilder {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
+    /// The frame with its body compressed, the header's place free as well; counts only where `method` says so.
+    packed: Vec<u8>,
+    /// How the body is stored; `None` before anything was tried.
+    method: Option<Method>,
     scratch: Vec<u8>,
-    record_count: u32,
-    base_timestamp: i64,
-    max_timestamp: i64,
+    pub(super) record_count: u32,
+    pub(super) base_timestamp: i64,
+    pub(super) max_timestamp: i64,
 }
 
 /// The fields of a frame header that only the writer of the partition knows.
@@ -108,19 +122,35 @@ impl FrameBuilder {
         self.record_count
     }
 
-    /// Bytes of the frame so far, header included; 0 while empty.
+    /// Bytes of the frame so far as they would be stored, header included; 0 while empty.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes().len()
+    }
+
+    fn is_packed(&self) -> bool {
+        self.method.is_some_and(|method| method != Method::Plain)
+    }
+
+    /// Compresses the body if that makes it smaller. Costs nothing the second time.
+    pub(crate) fn compress(&mut self, compression: Compression) {
+        if compression == Compression::None || self.method.is_some() || self.record_count == 0 {
+            return;
+        }
+        self.packed.clear();
+        self.packed.resize(FRAME_HEADER_BYTES, 0);
+        let body = self.bytes.get(FRAME_HEADER_BYTES..).unwrap_or_default();
+        self.method = Some(compression::compress(compression, body, &mut self.packed));
     }
 
     /// Bytes of memory held.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.bytes.capacity() + self.packed.capacity()
     }
 
     /// Forgets the records and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
+        self.method = None;
         self.record_count = 0;
     }
 
@@ -141,6 +171,8 @@ impl FrameBuilder {
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         self.record_count += 1;
+        // What was compressed before lacks this record.
+        self.method = None;
         let delta = timestamp.wrapping_sub(self.base_timestamp);
         let mut flags = 0;
         flags |= if key.is_some() { HAS_KEY } else { 0 };
@@ -168,15 +200,22 @@ impl FrameBuilder {
 
     /// Fills the header in and returns it with the bytes of the whole frame.
     pub(crate) fn finish(&mut self, place: FramePlace) -> (FrameHeader, &[u8]) {
-        let (front, body) = self.bytes.split_at_mut(FRAME_HEADER_BYTES);
+        self.finish_spanning(place, self.record_count.saturating_sub(1))
+    }
+
+    /// The same for a frame that spans more offsets than it has records.
+    pub(super) fn finish_spanning(&mut self, place: FramePlace, last_offset_delta: u32) -> (FrameHeader, &[u8]) {
+        let bytes = if self.is_packed() { &mut self.packed } else { &mut self.bytes };
+        let (front, body) = bytes.split_at_mut(FRAME_HEADER_BYTES);
         let header = FrameHeader {
             kind: FrameKind::Records,
+            compression: self.method.unwrap_or(Method::Plain),
             body_len: body.len() as u32,
             body_crc: crc32fast::hash(body),
             incarnation: place.incarnation,
             base_offset: place.base_offset,
             record_count: self.record_count,
-            last_offset_delta: self.record_count.saturating_sub(1),
+            last_offset_delta,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
             durable_upto: place.durable_upto,
@@ -185,17 +224,58 @@ impl FrameBuilder {
         if let Some(front) = front.first_chunk_mut() {
             header.encode_into(front);
         }
-        (header, &self.bytes)
+        (header, bytes)
     }
 
     /// The bytes of the frame that [`finish`](Self::finish) completed.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        if self.is_packed() { &self.packed } else { &self.bytes }
     }
 
-    /// The same, given away.
-    pub(crate) fn into_bytes(self) -> bytes::Bytes {
-        self.bytes.into()
+    /// The body as records are read from it.
+    pub(crate) fn body(&self) -> &[u8] {
+        self.bytes.get(FRAME_HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// The records that were pushed, by their places: the first has offset 0.
+    pub(crate) fn records(&self) -> RecordIter<'_> {
+        RecordIter {
+            cursor: Cursor::new(self.body()),
+            next_offset: 0,
+            end_offset: u64::from(self.record_count),
+            base_timestamp: self.base_timestamp,
+            left: self.record_count,
+        }
+    }
+
+    /// Appends the records of another builder.
+    pub(crate) fn push_all(&mut self, other: &Self) -> FormatResult<()> {
+        let mut records = other.records();
+        while let Some(record) = records.next_record()? {
+            let headers: Vec<_> = record.headers.iter().collect();
+            self.push(record.timestamp, record.key, record.value, headers.into_iter());
+        }
+        Ok(())
+    }
+
+    /// The same records but for those at the places that `left_out` names.
+    pub(crate) fn without(&self, left_out: impl Fn(u64) -> bool) -> FormatResult<Self> {
+        let (mut rest, mut records) = (Self::new(), self.records());
+        while let Some(record) = records.next_record()? {
+            if !left_out(record.offset) {
+                let headers: Vec<_> = record.headers.iter().collect();
+                rest.push(record.timestamp, record.key, record.value, headers.into_iter());
+            }
+        }
+        Ok(rest)
+    }
+
+    /// [`bytes`](Self::bytes) and [`body`](Self::body), given away.
+    pub(crate) fn into_bytes(self) -> (Bytes, Bytes) {
+        let is_packed = self.is_packed();
+        let bytes = Bytes::from(self.bytes);
+        let body = bytes.slice(FRAME_HEADER_BYTES.min(bytes.len())..);
+        (if is_packed { self.packed.into() } else { bytes }, body)
     }
 }
 
@@ -261,8 +341,8 @@ impl<'a> RecordIter<'a> {
     #[inline]
     pub(crate) fn next_record(&mut self) -> FormatResult<Option<RawRecord<'a>>> {
         if self.left == 0 {
-            // The count and the bytes are two statements of the same thing.
-            let complete = self.cursor.is_empty() && self.next_offset == self.end_offset;
+            // The count and the bytes are two statements of the same thing. Offsets may be left out behind the last record.
+            let complete = self.cursor.is_empty() && self.next_offset <= self.end_offset;
             return if complete { Ok(None) } else { Err(FormatError::Record) };
         }
         self.left -= 1;
@@ -276,16 +356,19 @@ impl<'a> RecordIter<'a> {
             self.next_offset = self.next_offset.checked_add(gap).ok_or(FormatError::Record)?;
         }
         let delta = if flags & HAS_TIMESTAMP != 0 { unzigzag(cursor.varint()?) } else { 0 };
+        let kept = if flags & HAS_KEPT != 0 { Some(unzigzag(cursor.varint()?)) } else { None };
         let key = if flags & HAS_KEY != 0 { Some(cursor.slice()?) } else { None };
         let headers =
             if flags & HAS_HEADERS != 0 { RawHeaders::checked(cursor.slice()?)? } else { RawHeaders::default() };
         let value = if flags & HAS_VALUE != 0 { Some(cursor.slice()?) } else { None };
         let offset = self.next_offset;
-        if offset >= self.end_offset {
+        if offset >= self.end_offset || kept.is_some() && value.is_some() {
             return Err(FormatError::Record);
         }
         self.next_offset = offset + 1;
-        Ok(Some(RawRecord { offset, timestamp: self.base_timestamp.wrapping_add(delta), key, value, headers }))
+        let timestamp = self.base_timestamp.wrapping_add(delta);
+        let kept_at = kept.map(|kept| self.base_timestamp.wrapping_add(kept));
+        Ok(Some(RawRecord { offset, timestamp, kept_at, key, value, headers }))
     }
 }
 

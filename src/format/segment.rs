@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | 0 | 8 | `magic` | `ANNALSEG` |
 //! | 8 | 2 | `version` | 1 |
-//! | 10 | 2 | reserved | zero |
+//! | 10 | 2 | `flags` | 1: compacted; an unknown one is refused |
 //! | 12 | 4 | `partition` | |
 //! | 16 | 16 | `log_id` | UUID of the log |
 //! | 32 | 16 | `topic_id` | UUID of the topic |
@@ -15,6 +15,9 @@
 //! | 64 | 8 | `created_at` | microseconds since 1970 |
 //! | 72 | 4 | reserved | zero |
 //! | 76 | 4 | `crc` | CRC-32 of bytes 0 to 75 |
+//!
+//! A *compacted* file was whole on the disk, its footer included, before it got its name. It stands for everything that was in
+//! the files whose offsets it spans.
 //!
 //! Footer body: `frame_count` (8), `record_count` (8), `chain_crc` (4), reserved (4), `first_commit` (8), `last_commit` (8).
 //! The frame header around it says the rest: `base_offset` and `last_offset_delta` span the segment (a segment of 2^32
@@ -30,6 +33,7 @@ pub(crate) const SEGMENT_HEADER_BYTES: usize = 80;
 /// Bytes of a footer's body.
 pub(crate) const FOOTER_BODY_BYTES: usize = 40;
 const MAGIC: [u8; 8] = *b"ANNALSEG";
+const COMPACTED: u16 = 1;
 
 /// Which file this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) base_offset: u64,
     pub(crate) incarnation: u64,
     pub(crate) created_at: i64,
+    /// Whether a compaction made the file.
+    pub(crate) compacted: bool,
 }
 
 impl SegmentHeader {
@@ -47,6 +53,7 @@ impl SegmentHeader {
         let mut out = [0; SEGMENT_HEADER_BYTES];
         out[..8].copy_from_slice(&MAGIC);
         out[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[10..12].copy_from_slice(&(if self.compacted { COMPACTED } else { 0 }).to_le_bytes());
         out[12..16].copy_from_slice(&self.partition.to_le_bytes());
         out[16..32].copy_from_slice(&self.log_id.to_be_bytes());
         out[32..48].copy_from_slice(&self.topic_id.to_be_bytes());
@@ -62,7 +69,10 @@ impl SegmentHeader {
         let bytes: &[u8; SEGMENT_HEADER_BYTES] = bytes.first_chunk().ok_or(FormatError::Short)?;
         let mut cursor = Cursor::new(bytes);
         check_preamble(bytes, &mut cursor, MAGIC)?;
-        cursor.u16()?;
+        let flags = cursor.u16()?;
+        if flags & !COMPACTED != 0 {
+            return Err(FormatError::Flags(flags & !COMPACTED));
+        }
         let partition = cursor.u32()?;
         Ok(Self {
             log_id: u128::from_be_bytes(cursor.array()?),
@@ -71,6 +81,7 @@ impl SegmentHeader {
             base_offset: cursor.u64()?,
             incarnation: cursor.u64()?,
             created_at: cursor.i64()?,
+            compacted: flags & COMPACTED != 0,
         })
     }
 }

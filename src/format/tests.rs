@@ -6,6 +6,7 @@ use super::FormatResult;
 use super::frame::FrameHeader;
 use super::record::{FrameBuilder, FramePlace, RawRecord, RecordIter};
 
+mod compression;
 mod document;
 mod files;
 mod frames;

@@ -28,7 +28,7 @@ struct Built {
 impl Built {
     fn new(sequence: u64, first_entry: u64) -> Self {
         let incarnation = 100 + sequence;
-        let header = JournalHeader { log_id: LOG_ID, sequence, incarnation, first_entry };
+        let header = JournalHeader { log_id: LOG_ID, sequence, incarnation, first_entry, file_bytes: 0 };
         Self { file: header.encode().to_vec(), incarnation, next: first_entry, whole: 0, intact: true }
     }
 
@@ -101,7 +101,7 @@ pub fn journal_replay(data: &[u8]) {
         write_all_at(&*file, &built.file, 0).expect("memory takes it");
     }
     let storage: Arc<dyn Storage> = disk;
-    let env = Env { storage, clock: Arc::new(ManualClock::new(0)), random: Arc::new(SeededRandom::new(0)) };
+    let env = Env::new(storage, Arc::new(ManualClock::new(0)), Arc::new(SeededRandom::new(0)), 3);
     let run = || {
         let mut applied = Vec::new();
         let answer = replay(&env, Path::new("/j"), LOG_ID, Live { first: 0, next: 2 }, |frame| {

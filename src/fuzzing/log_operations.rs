@@ -67,7 +67,7 @@ impl Run {
     fn open(&mut self) -> bool {
         self.openings += 1;
         let random = Arc::new(SeededRandom::new(self.openings));
-        let env = Env { storage: self.disk.mount(), clock: Arc::new(ManualClock::new(0)), random };
+        let env = Env::new(self.disk.mount(), Arc::new(ManualClock::new(0)), random, 3);
         let settings = LogSettings { journal_bytes: 4096, tail_bytes_max: 1024, ..LogSettings::default() };
         let Ok(engine) = open(env, PathBuf::from("/log"), settings, true) else { return false };
         assert!(engine.report.damage.is_empty(), "nothing was damaged: {:?}", engine.report.damage);

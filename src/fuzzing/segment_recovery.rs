@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use super::chunks::Chunks;
 use crate::format::checkpoint::SegmentPlace;
+use crate::format::compression::Compression;
 use crate::format::frame::header_crc;
 use crate::format::record::{FrameBuilder, FramePlace, RecordIter};
 use crate::format::segment::SegmentHeader;
 use crate::partition::cursor::PartitionCursor;
-use crate::partition::{Partition, PartitionConfig, recover};
+use crate::partition::live::LiveSettings;
+use crate::partition::recover::{self, Known};
+use crate::partition::{Partition, PartitionConfig};
 use crate::segment::create::footer_bytes;
 use crate::segment::{Owner, Segment, advance, first_place};
 use crate::storage::clock::{ManualClock, SeededRandom};
@@ -39,6 +42,7 @@ impl Built {
             base_offset: 0,
             incarnation: INCARNATION,
             created_at: 0,
+            compacted: false,
         };
         let place = first_place(0, INCARNATION);
         Self { file: header.encode().to_vec(), whole: Vec::new(), place, intact: true, flipped: false }
@@ -103,13 +107,15 @@ impl Built {
 
 fn env(disk: &Arc<MemoryDisk>, seed: u64) -> Env {
     let storage: Arc<dyn Storage> = Arc::clone(disk) as _;
-    Env { storage, clock: Arc::new(ManualClock::new(0)), random: Arc::new(SeededRandom::new(seed)) }
+    Env::new(storage, Arc::new(ManualClock::new(0)), Arc::new(SeededRandom::new(seed)), 3)
 }
 
 fn open(disk: &Arc<MemoryDisk>, seed: u64) -> Option<(Arc<Partition>, recover::Findings)> {
     let owner = Arc::new(Owner { topic: "t".into(), topic_id: 2, partition: 0 });
-    let config = PartitionConfig { log_id: LOG_ID, synced: true, segment_bytes_max: 4096, tail_bytes_max: 0 };
-    let (partition, findings) = recover::open(&env(disk, seed), owner, config, "/p".into(), None, 0).ok()?;
+    let live = Arc::new(LiveSettings::new(Compression::None, 4096));
+    let config = PartitionConfig { log_id: LOG_ID, synced: true, tail_bytes_max: 0, mapped: true, live };
+    let known = Known { log_start: Some(0), ..Known::default() };
+    let (partition, findings) = recover::open(&env(disk, seed), owner, config, "/p".into(), known).ok()?;
     Some((Arc::new(partition), findings))
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -57,8 +58,12 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    pub(super) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
+    pub(crate) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
         Ok(Self { inner: Arc::new(Running::start(engine, temporary)?) })
+    }
+
+    pub(super) fn follow(engine: Engine, interval: Duration) -> Result<Self> {
+        Ok(Self { inner: Arc::new(Running::follow(engine, interval)?) })
     }
 
     /// Opens the log in `dir`, creating it if there is none, and recovering it if it was not closed.
@@ -81,6 +86,28 @@ impl Log {
     /// As [`LogBuilder::open`].
     pub fn blocking_open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::builder().blocking_open(dir)
+    }
+
+    /// Opens the log in `dir` for reading only, beside its writer or without one. Nothing is locked and nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogBuilder::open_read_only`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the log is opened all the same, and closed at once.
+    pub async fn open_read_only(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open_read_only(dir).await
+    }
+
+    /// [`open_read_only`](Self::open_read_only) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogBuilder::open_read_only`].
+    pub fn blocking_open_read_only(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().blocking_open_read_only(dir)
     }
 
     /// A log in memory: the same engine on another disk, gone with its last handle.
@@ -122,12 +149,14 @@ impl Log {
     where
         C: Codec<T> + Default,
     {
-        let (inner, name) = (Arc::clone(&self.inner), topic.name().to_owned());
-        let state = unblock(move || {
-            validate_user_topic_name(&name)?;
-            inner.engine.create_topic(&name, settings)
-        })
-        .await?;
+        validate_user_topic_name(topic.name())?;
+        let state = match self.inner.engine.existing_topic(topic.name(), &settings)? {
+            Some(existing) => existing,
+            None => {
+                let (inner, name) = (Arc::clone(&self.inner), topic.name().to_owned());
+                unblock(move || inner.engine.create_topic(&name, settings)).await?
+            }
+        };
         Ok(Topic::new(Arc::clone(&self.inner), state, topic.codec()))
     }
 
@@ -187,12 +216,9 @@ impl Log {
     /// # Cancel safety
     ///
     /// If the future is dropped before it resolves, the batch may be written or not, and is whole in either case.
-    pub async fn produce_all(&self, mut batch: Batch) -> Result<Vec<Receipt>> {
+    pub async fn produce_all(&self, batch: Batch) -> Result<Vec<Receipt>> {
         self.check_batch(&batch)?;
-        match batch.try_relaxed(&self.inner.engine) {
-            Some(receipts) => receipts,
-            None => batch.commit(&self.inner.engine).await,
-        }
+        batch.produce(&self.inner.engine, None).await
     }
 
     /// [`produce_all`](Self::produce_all) for threads.
@@ -200,12 +226,9 @@ impl Log {
     /// # Errors
     ///
     /// As [`produce_all`](Self::produce_all).
-    pub fn blocking_produce_all(&self, mut batch: Batch) -> Result<Vec<Receipt>> {
+    pub fn blocking_produce_all(&self, batch: Batch) -> Result<Vec<Receipt>> {
         self.check_batch(&batch)?;
-        match batch.try_relaxed(&self.inner.engine) {
-            Some(receipts) => receipts,
-            None => batch.blocking_commit(&self.inner.engine),
-        }
+        batch.blocking_produce(&self.inner.engine, None)
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<()> {
@@ -233,6 +256,37 @@ impl Log {
     /// As [`sync`](Self::sync).
     pub fn blocking_sync(&self) -> Result<()> {
         self.inner.engine.sync()
+    }
+
+    /// Whether the log was opened read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.engine.is_read_only()
+    }
+
+    /// Looks right now for what the writer of a log that is open read-only has added, instead of waiting for the next
+    /// [refresh](LogBuilder::refresh_interval): what the writer acknowledged before this call is visible after it. A log that is
+    /// open for writing has nothing to look for.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) if something could not be read; the rest is visible, and the next look tries again.
+    /// [`Closed`](crate::ErrorKind::Closed).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the look goes on.
+    pub async fn refresh(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        unblock(move || inner.engine.refresh(true)).await
+    }
+
+    /// [`refresh`](Self::refresh) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`refresh`](Self::refresh).
+    pub fn blocking_refresh(&self) -> Result<()> {
+        self.inner.engine.refresh(true)
     }
 
     /// Closes the log, whatever handles are still alive: takes no more records, commits those that wait, syncs everything, leaves

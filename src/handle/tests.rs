@@ -106,7 +106,7 @@ fn a_group_over_many_partitions_fits_into_the_journal() {
         }) {
             Ok(ticket) => tickets.push(ticket),
             Err(Refused::Full) => while engine.lead() {},
-            Err(Refused::Failed(error)) => panic!("{error}"),
+            Err(refused) => panic!("{refused:?}"),
         }
     }
     while engine.lead() {}
@@ -144,5 +144,73 @@ fn a_follower_that_goes_leaves_nothing_behind() {
     for partition in partitions.iter() {
         drop(partition.writer());
         assert!((0..partition.visible_end()).all(|offset| partition.tail.get(offset).is_none()));
+    }
+}
+
+fn prices(log: &Log) -> crate::Topic<Bytes, Raw> {
+    let settings = TopicSettings::default().compaction(true).segment_bytes_max(4096).partitions(2);
+    log.blocking_create_topic(DEF, settings).unwrap()
+}
+
+fn fill(topic: &crate::Topic<Bytes, Raw>) {
+    let records = (0..400).map(|number| Record::new(Bytes::from(vec![7; 100])).key(format!("key-{}", number % 5)));
+    let sent: Vec<_> = records.map(|record| topic.blocking_send(record).unwrap()).collect();
+    sent.into_iter().for_each(|delivery| assert!(delivery.wait().is_ok()));
+}
+
+#[test]
+fn a_record_without_a_key_has_no_place_in_a_compacted_topic() {
+    let log = Log::in_memory().unwrap();
+    let topic = prices(&log);
+    let refused = topic.blocking_produce(Bytes::from_static(b"x")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.to_string().contains("needs a key"), "{refused}");
+    let keyed = Record::new(Bytes::from_static(b"x")).key("k");
+    let batch = topic.blocking_produce_batch([keyed.clone(), Record::new(Bytes::from_static(b"y"))]).unwrap_err();
+    assert_eq!(batch.kind(), ErrorKind::Invalid);
+    let mut batch = crate::Batch::new();
+    batch.add(&topic, Record::new(Bytes::new())).unwrap_err();
+    assert!(batch.is_empty(), "the batch is as it was");
+    assert_eq!(topic.blocking_produce(keyed).unwrap().offset, 0, "nothing was written before");
+}
+
+#[test]
+fn compaction_begins_by_itself_and_ends_with_the_log() {
+    let log = Log::in_memory().unwrap();
+    let topic = prices(&log);
+    let count = || {
+        let mut history = topic.replay(Start::Earliest).blocking().unwrap();
+        let mut count = 0;
+        while history.next().unwrap().is_some() {
+            count += 1;
+        }
+        count
+    };
+    let mut rounds = 0;
+    while rounds < 4 || count() > 400 * rounds / 2 {
+        fill(&topic);
+        rounds += 1;
+        assert!(rounds < 1000, "nothing is compacted: there are {}", count());
+    }
+    log.blocking_close().unwrap();
+    assert_eq!(log.blocking_compact_topic("t").unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// A slow pass holds neither a close nor a deletion up.
+#[test]
+fn a_throttled_pass_stops_promptly() {
+    let started = std::time::Duration::from_secs;
+    for delete in [false, true] {
+        let log = Log::builder().maintenance_bytes_per_second_max(64 << 10).in_memory().unwrap();
+        let topic = prices(&log);
+        // At that speed what is written here takes many seconds.
+        (0..20).for_each(|_| fill(&topic));
+        let begun = log.inner.engine.env.clock.monotonic();
+        if delete {
+            log.inner.engine.delete_topic("t").unwrap();
+        }
+        log.blocking_close().unwrap();
+        let took = log.inner.engine.env.clock.monotonic() - begun;
+        assert!(took < started(3), "{took:?}");
     }
 }

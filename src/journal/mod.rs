@@ -16,6 +16,7 @@ use crate::planted::{self, Bug};
 use crate::storage::files::{create_dirs, write_all_at, write_zeros};
 use crate::storage::{Env, File, OpenMode};
 
+pub(crate) mod follow;
 pub(crate) mod recover;
 
 #[cfg(test)]
@@ -162,6 +163,8 @@ impl Journal {
             sequence: self.next_sequence,
             incarnation,
             first_entry: self.next_entry,
+            // The settings allow no more.
+            file_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
         };
         let begun = write_all_at(&*file, &header.encode(), 0).and_then(|()| file.sync_data());
         if let Err(error) = begun {

@@ -1,4 +1,5 @@
-//! Reading the journal after a crash: every whole entry, in order, to whoever writes its frames where they belong.
+//! Reading the journal after a crash: every whole entry, in order, to whoever writes its frames where they belong, or, where
+//! nothing may be written, shows them as if they were there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,12 +31,31 @@ pub(crate) struct Replayed {
     pub(crate) next_sequence: u64,
 }
 
+/// How entries are made durable that no later one proves to be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durably {
+    /// They are written again, as a failed sync may have left them in the cache only.
+    Written,
+    /// They are synced: another process may be writing.
+    Synced,
+}
+
 /// A file of the ring whose header holds.
-struct Ring {
-    slot: usize,
-    header: JournalHeader,
-    file: Arc<dyn File>,
-    len: u64,
+pub(super) struct Ring {
+    pub(super) slot: usize,
+    pub(super) header: JournalHeader,
+    pub(super) file: Arc<dyn File>,
+    pub(super) len: u64,
+}
+
+/// Where the reading of the newest file has ended: behind `number` entries of this and all earlier files.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) file: Arc<dyn File>,
+    pub(super) sequence: u64,
+    pub(super) incarnation: u64,
+    pub(super) position: u64,
+    pub(super) number: u64,
 }
 
 /// Reads the entries of the files in `live`, oldest first.
@@ -44,8 +64,20 @@ pub(crate) fn replay(
     dir: &Path,
     log_id: u128,
     live: Live,
-    mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
+    apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
 ) -> Result<Replayed> {
+    read(env, dir, log_id, live, Durably::Written, apply).map(|(replayed, _)| replayed)
+}
+
+/// [`replay`], and where it has ended if there was a file to read.
+pub(super) fn read(
+    env: &Env,
+    dir: &Path,
+    log_id: u128,
+    live: Live,
+    durably: Durably,
+    mut apply: impl FnMut(&JournaledFrame<'_>) -> Result<()>,
+) -> Result<(Replayed, Option<Place>)> {
     let (mut ring, slots) = open_ring(env, dir, log_id)?;
     let live = Live { next: uncounted(&ring, live.next)?, ..live };
     let newest = ring.iter().map(|file| file.header.sequence.saturating_add(1)).max();
@@ -61,14 +93,15 @@ pub(crate) fn replay(
             ));
         }
     }
+    let mut place = None;
     let skip = if planted::is(Bug::OldJournalIgnored) { ring.len().saturating_sub(1) } else { 0 };
     for index in skip..ring.len() {
         let next_entry = ring.get(index + 1).map(|next| next.header.first_entry);
         if let Some(file) = ring.get(index) {
-            replay_file(file, next_entry, &mut replayed, &mut apply)?;
+            place = Some(replay_file(file, next_entry, durably, &mut replayed, &mut apply)?);
         }
     }
-    Ok(replayed)
+    Ok((replayed, place))
 }
 
 /// One past the files from `next` on that hold an entry. Each was counted by the manifest before its first entry was written:
@@ -99,7 +132,7 @@ fn read_whole(ring: &Ring) -> Result<Vec<u8>> {
 
 /// The files of the ring. One whose header is torn was being begun, and is free: nothing that is needed has a damaged
 /// header, or it is found missing.
-fn open_ring(env: &Env, dir: &Path, log_id: u128) -> Result<(Vec<Ring>, usize)> {
+pub(super) fn open_ring(env: &Env, dir: &Path, log_id: u128) -> Result<(Vec<Ring>, usize)> {
     let failed = |error| Error::io(format!("cannot read {}", dir.display()), error);
     let entries = match env.storage.list(dir) {
         Ok(entries) => entries,
@@ -127,11 +160,19 @@ fn open_ring(env: &Env, dir: &Path, log_id: u128) -> Result<(Vec<Ring>, usize)> 
 fn replay_file(
     ring: &Ring,
     next_entry: Option<u64>,
+    durably: Durably,
     replayed: &mut Replayed,
     apply: &mut impl FnMut(&JournaledFrame<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Place> {
     let name = format!("journal/{}", file_name(ring.slot));
     let failed = |error| Error::io(format!("cannot read {name}"), error);
+    if ring.len < u64::from(ring.header.file_bytes) {
+        // It had its length before its first entry: what is missing was not left unfinished.
+        return Err(Error::corrupt(
+            format!("a journal file of {} bytes was cut; it had {}", ring.len, ring.header.file_bytes),
+            corruption(name, ring.len),
+        ));
+    }
     let bytes = read_whole(ring)?;
     let (entries, at, why) = whole_entries(ring, &bytes);
     let number = ring.header.first_entry.saturating_add(entries.len() as u64);
@@ -164,7 +205,7 @@ fn replay_file(
         replayed.torn_bytes += last.map_or(0, |last| (last - at as u64).min(header.frame_len() as u64));
     }
     if next_entry.is_none() {
-        make_durable(ring, &bytes[..at], &entries)?;
+        make_durable(ring, &bytes[..at], &entries, durably)?;
     }
     for (position, header) in entries {
         let body = bytes.get(position + FRAME_HEADER_BYTES..position + header.frame_len()).unwrap_or_default();
@@ -178,7 +219,8 @@ fn replay_file(
         replayed.frames += inner.len() as u64;
         replayed.last_commit = replayed.last_commit.max(header.commit);
     }
-    Ok(())
+    let JournalHeader { sequence, incarnation, .. } = ring.header;
+    Ok(Place { file: Arc::clone(&ring.file), sequence, incarnation, position: at as u64, number })
 }
 
 /// The entries that follow each other from the first on, with their positions; where they end, and why.
@@ -206,10 +248,14 @@ fn whole_entries(ring: &Ring, bytes: &[u8]) -> (Vec<(usize, FrameHeader)>, usize
 /// Puts the entries on the disk that no later one proves to be there, before the first of them is redone: they may be in the
 /// page cache only, left there by a sync that failed, and after a power loss in the middle of the redo nobody could finish it.
 /// A sync alone would not do, as the system may hold such pages for clean.
-fn make_durable(ring: &Ring, bytes: &[u8], entries: &[(usize, FrameHeader)]) -> Result<()> {
+fn make_durable(ring: &Ring, bytes: &[u8], entries: &[(usize, FrameHeader)], durably: Durably) -> Result<()> {
     let proven = entries.iter().map(|(_, header)| header.durable_upto).max().unwrap_or(0);
     let Some((from, _)) = entries.iter().find(|(_, header)| header.base_offset >= proven) else { return Ok(()) };
-    write_all_at(&*ring.file, &bytes[*from..], *from as u64)
+    let written = match durably {
+        Durably::Written => write_all_at(&*ring.file, &bytes[*from..], *from as u64),
+        Durably::Synced => Ok(()),
+    };
+    written
         .and_then(|()| ring.file.sync_data())
         .map_err(|error| Error::io(format!("cannot make journal/{} durable", file_name(ring.slot)), error))
 }
@@ -226,7 +272,7 @@ fn proven_by_later(bytes: &[u8], ring: &Ring, from: usize, number: u64) -> u64 {
     0
 }
 
-fn is_entry(header: &FrameHeader) -> bool {
+pub(super) fn is_entry(header: &FrameHeader) -> bool {
     header.kind == FrameKind::Journal
 }
 

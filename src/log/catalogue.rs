@@ -17,12 +17,13 @@ use super::settings::{Durability, LogSettings, TopicSettings};
 use super::topic::{TopicState, partition_dir};
 use super::topic_file::{TOPIC_FILE_BYTES_MAX, TOPIC_FILE_NAME, TopicFile};
 use crate::error::{Corruption, Error, ErrorKind, Result};
-use crate::partition::{Partition, PartitionConfig, recover};
+use crate::partition::live::LiveSettings;
+use crate::partition::recover::{self, Known};
+use crate::partition::{Partition, PartitionConfig};
 use crate::planted::{self, Bug};
-use crate::segment::create;
-use crate::segment::{Owner, lock};
+use crate::segment::{Owner, create, lock};
 use crate::storage::files::{read_small, remove_tree, replace_file};
-use crate::storage::{EntryKind, Env};
+use crate::storage::{EntryKind, Env, parallel};
 
 /// The directory of all topics.
 pub(crate) const TOPICS_DIR: &str = "topics";
@@ -46,19 +47,21 @@ pub(super) fn config(log_id: u128, log: &LogSettings, topic: &TopicSettings) -> 
     PartitionConfig {
         log_id,
         synced: topic.durability == Durability::Sync,
-        segment_bytes_max: topic.segment_bytes_max,
         tail_bytes_max: log.tail_bytes_max as usize,
+        mapped: log.mapped_appends,
+        live: Arc::new(LiveSettings::new(topic.compression, topic.segment_bytes_max)),
     }
 }
 
-/// The topics of the log in `root`. Directories that are none of ours are left alone.
-pub(super) fn load(env: &Env, root: &Path) -> Result<Vec<FoundTopic>> {
+/// The topics of the log in `root`. Directories that are none of ours are left alone; so are, unless it `mends`, those that an
+/// unfinished creation or deletion has left.
+pub(super) fn load(env: &Env, root: &Path, mends: bool) -> Result<Vec<FoundTopic>> {
     let topics = root.join(TOPICS_DIR);
     let storage = &*env.storage;
     let entries =
         storage.list(&topics).map_err(|error| Error::io(format!("cannot list {}", topics.display()), error))?;
     let is_left_over = |name: &str| name.starts_with(CREATING) || name.starts_with(DELETED);
-    if entries.iter().any(|entry| is_left_over(&entry.name)) {
+    if mends && entries.iter().any(|entry| is_left_over(&entry.name)) {
         // A topic that a power loss brings back under its own name must not come back without its files.
         sync_dir(env, &topics)?;
     }
@@ -66,6 +69,9 @@ pub(super) fn load(env: &Env, root: &Path) -> Result<Vec<FoundTopic>> {
     for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Dir) {
         let dir = topics.join(&entry.name);
         if is_left_over(&entry.name) {
+            if !mends {
+                continue;
+            }
             remove_tree(storage, &dir).map_err(|error| Error::io(format!("cannot remove {}", dir.display()), error))?;
             continue;
         }
@@ -76,6 +82,10 @@ pub(super) fn load(env: &Env, root: &Path) -> Result<Vec<FoundTopic>> {
         let bytes = match read_small(storage, &dir.join(TOPIC_FILE_NAME), TOPIC_FILE_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !mends && matches!(storage.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                    // Its writer has deleted it meanwhile.
+                    continue;
+                }
                 if is_partitioned(env, &dir)? {
                     return Err(damaged(&shown, "a topic's settings are missing"));
                 }
@@ -97,17 +107,11 @@ fn sync_dir(env: &Env, dir: &Path) -> Result<()> {
     env.storage.sync_dir(dir).map_err(|error| Error::io(format!("cannot sync the directory {}", dir.display()), error))
 }
 
-/// Makes the names of all topics, partitions and segments durable.
-pub(super) fn sync_names<'a>(env: &Env, root: &Path, topics: impl Iterator<Item = (&'a Path, u32)>) -> Result<()> {
+/// Makes the names of all topics durable, and those in some directories.
+pub(super) fn sync_names(env: &Env, root: &Path, dirs: Vec<PathBuf>) -> Result<()> {
     sync_dir(env, root)?;
     sync_dir(env, &root.join(TOPICS_DIR))?;
-    for (dir, partitions) in topics {
-        sync_dir(env, dir)?;
-        for number in 0..partitions {
-            sync_dir(env, &partition_dir(dir, number))?;
-        }
-    }
-    Ok(())
+    parallel::for_each(&*env.storage, dirs, |dir| sync_dir(env, &dir)).map(drop)
 }
 
 fn is_partitioned(env: &Env, dir: &Path) -> Result<bool> {
@@ -140,11 +144,20 @@ impl Engine {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {}", crate::text::quoted(name))))
     }
 
+    /// The topic of this name with these settings, if it exists: found without any I/O.
+    pub(crate) fn existing_topic(&self, name: &str, settings: &TopicSettings) -> Result<Option<Arc<TopicState>>> {
+        settings.validate_in(&self.settings)?;
+        self.check_open()?;
+        self.existing(name, settings)
+    }
+
     /// Creates a topic. One that exists with the same settings is simply returned.
     pub(crate) fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<Arc<TopicState>> {
-        settings.validate_in(&self.settings)?;
-        let _one_at_a_time = lock(&self.catalogue);
-        self.check_open()?;
+        if let Some(existing) = self.existing_topic(name, &settings)? {
+            return Ok(existing);
+        }
+        let _one_at_a_time = self.change_catalogue()?;
+        // Somebody else may have created it meanwhile.
         if let Some(existing) = self.existing(name, &settings)? {
             return Ok(existing);
         }
@@ -168,6 +181,7 @@ impl Engine {
             Arc::new(TopicState::new(Arc::clone(&name), id, file.created_at.timestamp_micros(), settings, partitions));
         self.topics.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), Arc::clone(&topic));
         self.catalogue_changed.notify(usize::MAX);
+        self.look_for_retention();
         Ok(topic)
     }
 
@@ -203,6 +217,7 @@ impl Engine {
         for number in 0..file.settings.partitions {
             self.build_partition(temporary, name, file.id.as_u128(), number)?;
         }
+        // Syncs the names of the partitions along with that of the file.
         replace_file(storage, temporary, TOPIC_FILE_NAME, &file.encode()?).map_err(failed)?;
         storage.rename(temporary, dir).map_err(failed)?;
         if planted::is(Bug::TopicDirNotSynced) {
@@ -229,6 +244,7 @@ impl Engine {
         }
     }
 
+    /// Builds one partition, durable but for its name in the topic's directory.
     fn build_partition(&self, topic_dir: &Path, name: &Arc<str>, id: u128, number: u32) -> Result<()> {
         let storage = &*self.env.storage;
         let dir = partition_dir(topic_dir, number);
@@ -238,7 +254,7 @@ impl Engine {
             _ => {}
         }
         create::create(&self.env, &dir, &owner(name, id, number), self.id, 0, true)?;
-        storage.sync_dir(topic_dir).map_err(failed)
+        Ok(())
     }
 
     fn open_partition(
@@ -250,14 +266,15 @@ impl Engine {
         settings: &TopicSettings,
     ) -> Result<Arc<Partition>> {
         let config = config(self.id, &self.settings, settings);
+        let known = Known { log_start: Some(0), ..Known::default() };
         let (partition, _) =
-            recover::open(&self.env, owner(name, id, number), config, partition_dir(dir, number), None, 0)?;
+            recover::open(&self.env, owner(name, id, number), config, partition_dir(dir, number), known)?;
         Ok(Arc::new(partition))
     }
 
     /// Adds partitions, so that the topic has `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<Arc<TopicState>> {
-        let _one_at_a_time = lock(&self.catalogue);
+        let _one_at_a_time = self.change_catalogue()?;
         let topic = self.topic(name)?;
         let old = topic.settings();
         if count <= old.partitions {
@@ -277,12 +294,49 @@ impl Engine {
             self.build_partition(&dir, &topic.name, topic.id, number)?;
             partitions.push(self.open_partition(&topic.name, topic.id, number, &dir, &settings)?);
         }
+        // Their names first: a power loss may leave the file that counts them, and not what it counts.
+        sync_dir(&self.env, &dir)?;
         let file = TopicFile::new(Uuid::from_u128(topic.id), name, topic.created_at, settings.clone());
         replace_file(&*self.env.storage, &dir, TOPIC_FILE_NAME, &file.encode()?).map_err(|error| {
             self.names_unknown.store(true, Ordering::Relaxed);
             failed(error)
         })?;
-        topic.grow(settings, partitions);
+        topic.change(settings, partitions);
+        self.catalogue_changed.notify(usize::MAX);
+        Ok(topic)
+    }
+
+    /// Gives a topic other settings, at once and durably. What would mean to write its records anew is refused.
+    pub(crate) fn alter_topic(&self, name: &str, settings: TopicSettings) -> Result<Arc<TopicState>> {
+        settings.validate_in(&self.settings)?;
+        let _one_at_a_time = self.change_catalogue()?;
+        let topic = self.topic(name)?;
+        let old = topic.settings();
+        if settings.partitions != old.partitions {
+            return Err(Error::invalid(format!(
+                "topic {name} has {} partitions; their number is no setting to alter: add partitions instead",
+                old.partitions
+            )));
+        }
+        if (settings.durability == Durability::Sync) != (old.durability == Durability::Sync) {
+            return Err(Error::invalid(format!(
+                "topic {name} has the durability `{}` and cannot get `{}`: what it holds was written by other rules;                  create another topic",
+                old.durability, settings.durability
+            )));
+        }
+        let dir = self.root.join(TOPICS_DIR).join(name);
+        let file = TopicFile::new(Uuid::from_u128(topic.id), name, topic.created_at, settings.clone());
+        replace_file(&*self.env.storage, &dir, TOPIC_FILE_NAME, &file.encode()?).map_err(|error| {
+            self.names_unknown.store(true, Ordering::Relaxed);
+            Error::io(format!("cannot alter topic {name}"), error)
+        })?;
+        for partition in topic.partitions().iter() {
+            partition.config.live.apply(settings.compression, settings.segment_bytes_max);
+        }
+        let partitions = topic.partitions().to_vec();
+        topic.change(settings, partitions);
+        self.look_for_retention();
+        topic.partitions().iter().for_each(|partition| self.look_at(partition));
         self.catalogue_changed.notify(usize::MAX);
         Ok(topic)
     }
@@ -290,13 +344,28 @@ impl Engine {
     /// Deletes a topic with all its records. Appends that wait are answered with an error; readers that hold the files open
     /// may read on.
     pub(crate) fn delete_topic(&self, name: &str) -> Result<()> {
-        let _one_at_a_time = lock(&self.catalogue);
+        let _one_at_a_time = self.change_catalogue()?;
         let topic = self.topic(name)?;
         let storage = &*self.env.storage;
         let failed = |error| Error::io(format!("cannot delete topic {name}"), error);
         let topics = self.root.join(TOPICS_DIR);
         let aside = topics.join(format!("{DELETED}{}", Uuid::from_u128(topic.id)));
-        storage.rename(&topics.join(name), &aside).map_err(failed)?;
+        // Whoever replaces segments would find another topic under the name that this one had.
+        let partitions = topic.partitions();
+        let _alone: Vec<_> = partitions.iter().map(|partition| partition.stop_maintenance()).collect();
+        // Files are opened when they are needed: from here on none of this name is that of this topic.
+        let retire = |retired| {
+            for partition in topic.partitions().iter() {
+                partition.segments().iter().for_each(|segment| segment.retire(retired));
+            }
+        };
+        // A checkpoint that leaves the topic out must not come before the disk has.
+        let no_checkpoint = lock(&self.checkpointed);
+        retire(true);
+        if let Err(error) = storage.rename(&topics.join(name), &aside) {
+            retire(false);
+            return Err(failed(error));
+        }
         topic.close(&Error::new(ErrorKind::NotFound, format!("topic {name} has been deleted")));
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.catalogue_changed.notify(usize::MAX);
@@ -304,6 +373,7 @@ impl Engine {
             self.names_unknown.store(true, Ordering::Relaxed);
             failed(error)
         })?;
+        drop(no_checkpoint);
         remove_tree(storage, &aside).map_err(failed)
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Corruption, Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
+use crate::format::manifest::Manifest;
+use crate::partition::Partition;
 use crate::planted::{self, Bug};
 use crate::segment::lock;
 use crate::storage::files::{read_small, replace_file};
@@ -31,6 +34,34 @@ pub(crate) struct Checkpointed {
 pub(crate) fn read(storage: &dyn Storage, root: &Path, log_id: u128) -> Option<Checkpoint> {
     let bytes = read_small(storage, &root.join(CHECKPOINT_NAME), CHECKPOINT_BYTES_MAX).ok()?;
     Checkpoint::decode(&bytes).ok().filter(|checkpoint| checkpoint.log_id == log_id)
+}
+
+/// What the checkpoint says of each partition.
+pub(super) fn by_partition(checkpoint: Option<&Checkpoint>) -> BTreeMap<(u128, u32), CheckpointEntry> {
+    let entries = checkpoint.into_iter().flat_map(|checkpoint| &checkpoint.entries);
+    entries.map(|entry| ((entry.topic_id, entry.partition), *entry)).collect()
+}
+
+/// That the checkpoint which the manifest names is not there: since it is written first, it was lost. Recovery reads more then,
+/// and takes each partition to start where its first file does.
+pub(crate) fn lost(found: Option<&Checkpoint>, manifest: &Manifest) -> Option<Error> {
+    let why = match found {
+        Some(found) if found.serial >= manifest.checkpoint => return None,
+        Some(_) => "is an older one",
+        None if manifest.checkpoint == 0 => return None,
+        None => "is missing or damaged",
+    };
+    let corruption = Corruption {
+        file: CHECKPOINT_NAME.into(),
+        topic: None,
+        partition: None,
+        position: 0,
+        first_offset: None,
+        next_offset: None,
+    };
+    let what =
+        format!("the checkpoint {why}: damage at the very end of a partition cannot be told from an unfinished write");
+    Some(Error::corrupt(what, corruption))
 }
 
 /// Writes the checkpoint file.
@@ -66,7 +97,8 @@ impl Engine {
                 if !journaled && !grown {
                     continue;
                 }
-                let synced = if planted::is(Bug::CheckpointAhead) { Ok(0) } else { partition.sync_written() };
+                let synced =
+                    if planted::is(Bug::CheckpointAhead) { Ok(()) } else { partition.sync_written().map(drop) };
                 if let Err(error) = synced {
                     if journaled {
                         partition.mark_journaled();
@@ -89,10 +121,23 @@ impl Engine {
         }
     }
 
+    /// Puts all of a partition on the disk and says so in the checkpoint file. Answers with the offset at which the segment
+    /// begins that the file names now.
+    pub(crate) fn checkpoint_of(&self, partition: &Partition) -> Result<u64> {
+        let mut checkpointed = lock(&self.checkpointed);
+        partition.sync_written()?;
+        let Some(entry) = partition.checkpoint_entry() else { return Ok(0) };
+        checkpointed.entries.insert(partition.key(), entry);
+        self.write_checkpoint(&mut checkpointed)?;
+        Ok(entry.place.segment_base)
+    }
+
     /// Makes the checkpoint file say what `checkpointed` holds, and the manifest name it.
     pub(super) fn write_checkpoint(&self, checkpointed: &mut Checkpointed) -> Result<()> {
         let live: std::collections::BTreeSet<u128> = self.topics().iter().map(|topic| topic.id).collect();
-        checkpointed.entries.retain(|(topic, _), _| live.contains(topic));
+        // A topic whose deletion has failed may be there again after a power loss, and starts where it did.
+        let may_be_back = self.names_unknown.load(Ordering::Relaxed);
+        checkpointed.entries.retain(|(topic, _), _| may_be_back || live.contains(topic));
         checkpointed.serial += 1;
         let serial = checkpointed.serial;
         write(&self.env, &self.root, self.id, checkpointed)?;

@@ -67,22 +67,24 @@ impl Engine {
             return Vec::new();
         }
         work.drop_closed();
+        // Before any partition is locked, and before anything is counted.
+        work.compress();
         let units_span = work.units.iter().any(|unit| unit.spans_partitions());
-        let partitions = work.partition_count();
+        let partitions = work.bytes_by_partition();
         let bytes = work.journal_bytes();
-        if partitions <= 1 || !units_span && bytes / partitions >= BULK_BYTES {
+        if partitions.len() <= 1 || !units_span && bytes / partitions.len() >= BULK_BYTES {
             return self.commit_each(work);
         }
         if let Err(error) = self.make_journal_room(bytes) {
             fail_all(work, &error);
             return Vec::new();
         }
-        self.commit_journaled(work);
+        self.commit_journaled(work, &partitions);
         Vec::new()
     }
 
     fn take_commit(&self) -> u64 {
-        self.next_commit.fetch_add(1, Ordering::SeqCst)
+        self.next_commit.fetch_add(1, Ordering::AcqRel)
     }
 
     /// Writes and syncs the file of each partition by itself; nothing goes through the journal.
@@ -120,7 +122,7 @@ impl Engine {
         }
         let publish = |guard: &mut WriterGuard<'_>, written: &[(FrameHeader, FrameBuilder, Promise)]| {
             for (header, builder, _) in written {
-                guard.publish_synced(header, builder.bytes());
+                guard.publish_synced(header, builder);
             }
         };
         if planted::is(Bug::VisibleBeforeSync) {
@@ -140,7 +142,7 @@ impl Engine {
             }));
             spare.push(builder);
         }
-        partition.changed.notify(usize::MAX);
+        partition.wake_followers();
         self.after_append(partition);
     }
 
@@ -179,10 +181,9 @@ impl Engine {
     }
 
     /// Commits frames of several partitions with one entry for each commit number, one write and one sync.
-    fn commit_journaled(&self, mut work: Work) {
-        let partitions = work.bytes_by_partition();
+    fn commit_journaled(&self, mut work: Work, partitions: &[(Arc<Partition>, usize)]) {
         let mut locked: Vec<Locked<'_>> = Vec::with_capacity(partitions.len());
-        for (partition, bytes) in &partitions {
+        for (partition, bytes) in partitions {
             // Sorted, so that nobody who takes several can wait in a circle.
             let mut guard = partition.writer();
             let prepared = partition.check_open().and_then(|()| guard.prepare_journaled(*bytes));
@@ -206,9 +207,9 @@ impl Engine {
         }
         for Locked { partition, guard, staged } in &mut locked {
             // After a failure as well: readers of several partitions were held up by the number that was announced.
-            partition.changed.notify(usize::MAX);
+            partition.wake_followers();
             for staged in staged.iter() {
-                if let Err(error) = guard.write_staged(staged) {
+                if let Err(error) = guard.defer(staged) {
                     // Acknowledged, in the journal, readable from memory; the next open puts it into its file.
                     tracing::error!(%error, "a committed frame could not be written to its file");
                     break;
@@ -216,7 +217,7 @@ impl Engine {
             }
         }
         drop(locked);
-        for (partition, _) in &partitions {
+        for (partition, _) in partitions {
             self.after_append(partition);
         }
     }
@@ -226,13 +227,16 @@ impl Engine {
         let mut batch = Batch::default();
         let mut promises = Vec::with_capacity(work.singles.len() + work.units.len());
         let mut entry = Vec::with_capacity(work.singles.len());
-        let commit = self.take_commit();
-        for single in work.singles {
-            let staged = stage(locked, &single.partition, single.builder, commit);
-            promises.push((single.promise, Ok(outcome(commit, &[staged], locked))));
-            entry.push(staged);
+        // A number that nobody uses would hold up whoever follows from another process.
+        if !work.singles.is_empty() {
+            let commit = self.take_commit();
+            for single in work.singles {
+                let staged = stage(locked, &single.partition, single.builder, commit);
+                promises.push((single.promise, Ok(outcome(commit, &[staged], locked))));
+                entry.push(staged);
+            }
+            add_entry(&mut journal, &mut batch, commit, &entry, locked);
         }
-        add_entry(&mut journal, &mut batch, commit, &entry, locked);
         for unit in work.units {
             let commit = self.take_commit();
             let places: Vec<Place> = unit
@@ -251,6 +255,9 @@ impl Engine {
                     // The journal may hold these frames. A relaxed append, which does not ask the journal, must not take
                     // their place: recovery would find one of them there and the rest of the commit elsewhere.
                     locked.partition.poison_by(&error);
+                }
+                if journal.failure().is_some() {
+                    locked.partition.leave_end_open();
                 }
             }
             for (_, outcome) in &mut promises {
@@ -313,13 +320,6 @@ impl Work {
         singles.chain(self.units.iter().flat_map(|unit| unit.frames.iter().map(|(partition, _)| partition)))
     }
 
-    fn partition_count(&self) -> usize {
-        let mut keys: Vec<_> = self.partitions().map(|partition| partition.key()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.len()
-    }
-
     /// The partitions, sorted by their keys, each with the bytes of its frames.
     fn bytes_by_partition(&self) -> Vec<(Arc<Partition>, usize)> {
         let singles = self.singles.iter().map(|single| (&single.partition, single.builder.len()));
@@ -333,6 +333,13 @@ impl Work {
             same
         });
         all
+    }
+
+    /// Compresses the pending frames; those of units have been when they were handed over.
+    fn compress(&mut self) {
+        for Single { partition, builder, .. } in &mut self.singles {
+            builder.compress(partition.config.live.compression());
+        }
     }
 
     /// Answers whatever touches a partition that takes no records, so that it does not hold the rest up.

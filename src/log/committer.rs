@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::journal::JOURNAL_FRAME_OVERHEAD_BYTES;
 use crate::format::record::FrameBuilder;
-use crate::partition::Partition;
+use crate::partition::{Partition, Pass};
 use crate::planted::{self, Bug};
 use crate::segment::lock;
 
@@ -146,6 +146,8 @@ impl Group {
 #[derive(Debug, Clone)]
 pub(crate) struct Ticket {
     pub(crate) group: Arc<Group>,
+    /// Which frame of a unit.
+    pub(crate) frame: usize,
     /// Which record of the frame is the first of the append.
     pub(crate) first: u32,
 }
@@ -153,7 +155,8 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// The offset of the append's first record.
     pub(crate) fn offset(&self, outcome: &Outcome) -> u64 {
-        outcome.base_offset + u64::from(self.first) + u64::from(planted::is(Bug::ReceiptOffByOne))
+        let other = self.frame.checked_sub(1).and_then(|other| outcome.others.get(other));
+        other.unwrap_or(&outcome.base_offset) + u64::from(self.first) + u64::from(planted::is(Bug::ReceiptOffByOne))
     }
 }
 
@@ -171,6 +174,8 @@ pub(crate) enum Leader {
 pub(crate) enum Refused {
     /// There is no room for it now.
     Full,
+    /// The partition has a guard, and it must come through that.
+    Guarded,
     Failed(Error),
 }
 
@@ -188,12 +193,16 @@ impl Committer {
     #[inline]
     pub(crate) fn enqueue(
         &self,
+        pass: Pass,
         partition: &Arc<Partition>,
         len: usize,
         leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
         let mut queue = self.admit(len)?;
+        if partition.bars(pass) {
+            return Err(Refused::Guarded);
+        }
         let slot = partition.queue_slot.load(Ordering::Relaxed);
         let slot = match queue.work.singles.get(slot) {
             Some(single) if Arc::ptr_eq(&single.partition, partition) => slot,
@@ -209,18 +218,36 @@ impl Committer {
         let (first, before) = (single.builder.record_count(), single.builder.len());
         fill(&mut single.builder);
         *bytes += single.builder.len() - before;
-        let ticket = Ticket { group: Arc::clone(&single.promise.0), first };
+        let ticket = Ticket { group: Arc::clone(&single.promise.0), frame: 0, first };
         self.wake(queue, leader);
         Ok(ticket)
     }
 
     /// Adds frames that are committed together or not at all.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn enqueue_unit(&self, frames: UnitFrames, leader: Leader) -> Result<Arc<Group>, (Refused, UnitFrames)> {
+        self.enqueue_unit_by(Pass::Open, frames, leader)
+    }
+
+    /// Adds frames that are committed together or not at all, be it of their partitions' guards.
+    pub(crate) fn enqueue_unit_by(
+        &self,
+        pass: Pass,
+        mut frames: UnitFrames,
+        leader: Leader,
+    ) -> Result<Arc<Group>, (Refused, UnitFrames)> {
+        for (partition, builder) in &mut frames {
+            // On the caller's thread, and before the queue is locked.
+            builder.compress(partition.config.live.compression());
+        }
         let len = frames.iter().map(|(_, builder)| framed(builder)).sum();
         let mut queue = match self.admit(len) {
             Ok(queue) => queue,
             Err(refused) => return Err((refused, frames)),
         };
+        if frames.iter().any(|(partition, _)| partition.bars(pass)) {
+            return Err((Refused::Guarded, frames));
+        }
         let promise = Promise::default();
         let group = Arc::clone(&promise.0);
         queue.bytes += len;

@@ -5,23 +5,28 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use event_listener::Event;
 
 use super::catalogue::{TOPICS_DIR, sync_names};
 use super::checkpoint::{CHECKPOINT_BYTES, CHECKPOINT_BYTES_RELAXED, Checkpointed};
 use super::committer::{Committer, Leader, Refused, Ticket};
+use super::extension::{Extension, Nothing};
+use super::follow::Follower;
+use super::maintenance::Maintenance;
 use super::manifest_file::ManifestFile;
 use super::report::RecoveryReport;
 use super::settings::{Durability, LogSettings};
-use super::topic::TopicState;
+use super::topic::{TopicState, partition_dir};
 use super::upkeep::{Round, Upkeep};
 use crate::error::{Error, Result};
 use crate::format::record::FrameBuilder;
 use crate::journal::Journal;
-use crate::partition::Partition;
+use crate::partition::follow::read_only;
 use crate::partition::writer::Written;
+use crate::partition::{Partition, Pass};
 use crate::segment::lock;
 use crate::storage::{Env, Lock};
 
@@ -39,10 +44,12 @@ pub(crate) struct Engine {
     pub(super) catalogue: Mutex<()>,
     pub(crate) committer: Committer,
     pub(crate) upkeep: Upkeep,
+    pub(crate) maintenance: Maintenance,
     pub(crate) next_commit: AtomicU64,
     /// Numbers below are reserved in the manifest: after a crash none of them is used again.
     pub(super) commit_limit: AtomicU64,
     pub(super) checkpointed: Mutex<Checkpointed>,
+    pub(crate) extension: OnceLock<Arc<dyn Extension>>,
     pub(crate) report: RecoveryReport,
     /// Notified when the set of topics or partitions has changed, or the log has closed.
     pub(crate) catalogue_changed: Event,
@@ -52,7 +59,9 @@ pub(crate) struct Engine {
     /// A checkpoint is on the list of things to do.
     checkpoint_wanted: AtomicBool,
     /// Every partition there ever will be is closed: what is visible now is all.
-    ended: AtomicBool,
+    pub(super) ended: AtomicBool,
+    /// The log was opened read-only: what is known of what its writer does.
+    pub(super) follower: Option<Mutex<Follower>>,
 }
 
 impl fmt::Debug for Engine {
@@ -61,6 +70,8 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// How long a frame that is in the journal waits at the most until it is written to its partition's file, too.
+const DEFERRED_FOR: Duration = Duration::from_millis(20);
 /// How many commit numbers are reserved at once.
 pub(super) const COMMIT_RESERVE: u64 = 1 << 32;
 
@@ -70,7 +81,7 @@ impl Engine {
         env: Env,
         root: PathBuf,
         settings: LogSettings,
-        lock: Box<dyn Lock>,
+        lock: Option<Box<dyn Lock>>,
         manifest: ManifestFile,
         journal: Journal,
         topics: BTreeMap<String, Arc<TopicState>>,
@@ -85,21 +96,24 @@ impl Engine {
             committer: Committer::new(settings.commit_bytes_max as usize),
             settings,
             id,
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(lock),
             manifest: Mutex::new(manifest),
             journal: Mutex::new(journal),
             topics: RwLock::new(topics),
             catalogue: Mutex::new(()),
             upkeep: Upkeep::default(),
+            maintenance: Maintenance::default(),
             next_commit: AtomicU64::new(next_commit),
             commit_limit: AtomicU64::new(limit),
             checkpointed: Mutex::new(checkpointed),
+            extension: OnceLock::new(),
             report,
             catalogue_changed: Event::new(),
             names_unknown: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            follower: None,
         }
     }
 
@@ -121,32 +135,59 @@ impl Engine {
         if self.is_closed() { Err(Error::closed()) } else { Ok(()) }
     }
 
+    /// Whether another process writes the log.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.follower.is_some()
+    }
+
+    /// Whether the catalogue can be changed; the guard keeps others from it meanwhile.
+    pub(super) fn change_catalogue(&self) -> Result<MutexGuard<'_, ()>> {
+        let guard = lock(&self.catalogue);
+        self.check_open()?;
+        if self.is_read_only() { Err(read_only()) } else { Ok(guard) }
+    }
+
     /// All topics, by name.
     pub(crate) fn topics(&self) -> Vec<Arc<TopicState>> {
         self.topics.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Appends at the level of a relaxed topic: written, visible, not synced.
+    /// Appends at the level of a relaxed topic: written, visible, not synced. `None` if the partition has a guard that the
+    /// append must come through.
     #[inline]
+    pub(crate) fn append_relaxed_by(
+        &self,
+        pass: Pass,
+        partition: &Arc<Partition>,
+        durability: Durability,
+        fill: impl FnOnce(&mut FrameBuilder),
+    ) -> Result<Option<Written>> {
+        let written = partition.append_relaxed(pass, &self.next_commit, fill)?;
+        self.after_relaxed(partition, durability);
+        Ok(written)
+    }
+
+    /// [`append_relaxed_by`](Self::append_relaxed_by) where there is no guard.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn append_relaxed(
         &self,
         partition: &Arc<Partition>,
         durability: Durability,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Written> {
-        let written = partition.append_relaxed(&self.next_commit, fill)?;
-        self.after_relaxed(partition, durability);
-        Ok(written)
+        let written = self.append_relaxed_by(Pass::Open, partition, durability, fill)?;
+        Ok(written.expect("there is no guard"))
     }
 
-    /// [`append_relaxed`](Self::append_relaxed) of a frame that is built already.
+    /// [`append_relaxed_by`](Self::append_relaxed_by) of a frame that is built already.
     pub(crate) fn append_relaxed_built(
         &self,
+        pass: Pass,
         partition: &Arc<Partition>,
         durability: Durability,
         builder: &mut FrameBuilder,
-    ) -> Result<Written> {
-        let written = partition.append_relaxed_built(builder, &self.next_commit)?;
+    ) -> Result<Option<Written>> {
+        let written = partition.append_relaxed_built(pass, builder, &self.next_commit)?;
         self.after_relaxed(partition, durability);
         Ok(written)
     }
@@ -165,6 +206,19 @@ impl Engine {
     /// Adds an append of a synced topic to the group that is forming. Somebody must [lead](Self::lead) for it to be
     /// committed: the commit thread, or the caller.
     #[inline]
+    pub(crate) fn enqueue_by(
+        &self,
+        pass: Pass,
+        partition: &Arc<Partition>,
+        len: usize,
+        leader: Leader,
+        fill: impl FnOnce(&mut FrameBuilder),
+    ) -> Result<Ticket, Refused> {
+        self.committer.enqueue(pass, partition, len, leader, fill)
+    }
+
+    /// [`enqueue_by`](Self::enqueue_by) where there is no guard.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn enqueue(
         &self,
         partition: &Arc<Partition>,
@@ -172,7 +226,7 @@ impl Engine {
         leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
-        self.committer.enqueue(partition, len, leader, fill)
+        self.enqueue_by(Pass::Open, partition, len, leader, fill)
     }
 
     /// Notes what an append has left to be done in the background.
@@ -180,6 +234,9 @@ impl Engine {
     pub(super) fn after_append(&self, partition: &Arc<Partition>) {
         if partition.take_wants_upkeep() {
             self.upkeep.want(partition);
+        }
+        if partition.take_wants_write() {
+            self.upkeep.want_write(partition, || self.env.clock.monotonic() + DEFERRED_FOR);
         }
         let due = if partition.config.synced { CHECKPOINT_BYTES } else { CHECKPOINT_BYTES_RELAXED };
         if partition.since_checkpoint() >= due && !self.checkpoint_wanted.swap(true, Ordering::AcqRel) {
@@ -197,6 +254,11 @@ impl Engine {
     ///
     /// Whoever is about to take numbers first announces the counter's value in the partitions concerned. So either a number
     /// below `next` is announced there, or what has it is visible by now.
+    ///
+    /// Releases and acquires are enough for that, since the counter is only ever changed by read-modify-writes: whoever has read
+    /// `next` has synchronized with every one that took a number below it, and so sees what was stored before that one, the
+    /// announcement, or what was stored over it since. What is stored over it, by `announce_end` or by the next writer under the
+    /// same lock, is stored after the frame became visible, and reading it brings that along.
     pub(crate) fn horizon_below<'a>(&self, next: u64, partitions: impl Iterator<Item = &'a Arc<Partition>>) -> u64 {
         partitions.map(|partition| partition.inflight()).fold(next, u64::min)
     }
@@ -210,8 +272,30 @@ impl Engine {
                 tracing::error!(%error, "a partition could not be synced at its interval");
             }
         }
+        for partition in round.writes {
+            if let Err(error) = partition.write_deferred() {
+                // Acknowledged, in the journal, readable from memory; the next open puts them into their file.
+                tracing::error!(%error, "committed frames could not be written to their file");
+            }
+        }
+        let mut sealed = false;
         for partition in round.partitions {
-            partition.upkeep();
+            if partition.upkeep() {
+                sealed = true;
+                self.look_at(&partition);
+            }
+        }
+        if round.retention {
+            match self.retain() {
+                Ok(None) => {}
+                Ok(Some(wait)) => self.upkeep.want_retention(self.env.clock.monotonic().saturating_add(wait)),
+                Err(error) if self.is_closed() => tracing::debug!(%error, "nothing was let go"),
+                // Looked for again when the next segment is sealed.
+                Err(error) => tracing::warn!(%error, "not all could be let go that is not to be kept"),
+            }
+        }
+        if sealed {
+            self.look_for_retention();
         }
         if round.checkpoint {
             self.checkpoint_wanted.store(false, Ordering::Release);
@@ -222,12 +306,17 @@ impl Engine {
         {
             tracing::warn!(%error, "no checkpoint");
         }
+        if round.checkpoint
+            && let Some(extension) = self.extension.get()
+        {
+            extension.checkpointed(self);
+        }
         self.reserve_commits();
     }
 
     /// Does whatever upkeep is waiting, on this thread.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn do_upkeep(&self, now: std::time::Duration) {
+    pub(crate) fn do_upkeep(&self, now: Duration) {
         let round = self.upkeep.take(now);
         if !round.is_empty() {
             self.do_round(round);
@@ -249,6 +338,10 @@ impl Engine {
     /// Commits what is pending and puts everything that is written on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.check_open()?;
+        if self.is_read_only() {
+            // Nothing was written through this handle.
+            return Ok(());
+        }
         self.committer.flush(|work| self.carry_out(work));
         for topic in self.topics() {
             for partition in topic.partitions().iter() {
@@ -265,18 +358,27 @@ impl Engine {
             return Ok(());
         }
         let closed = Error::closed();
+        if self.is_read_only() {
+            self.stop_following(&closed);
+            return Ok(());
+        }
         self.committer.close(closed.clone());
         self.committer.drain(|work| self.carry_out(work));
         let answer = self.close_partitions(&closed);
         self.catalogue_changed.notify(usize::MAX);
+        self.extension.get_or_init(|| Arc::new(Nothing)).closing(self);
         drop(lock(&self.lock).take());
         answer
     }
 
     fn close_partitions(&self, closed: &Error) -> Result<()> {
         let _no_changes = lock(&self.catalogue);
+        let topics = self.topics();
+        let partitions: Vec<_> = topics.iter().map(|topic| topic.partitions()).collect();
+        // Until everything is over: nobody may touch the files behind the lock of the log.
+        let _alone: Vec<_> = partitions.iter().flat_map(|all| all.iter()).map(|one| one.stop_maintenance()).collect();
         let mut first = None;
-        for topic in self.topics() {
+        for topic in topics.iter() {
             topic.close(closed);
             for partition in topic.partitions().iter() {
                 if partition.failure().is_none()
@@ -296,12 +398,13 @@ impl Engine {
     }
 
     fn sync_names(&self) -> Result<()> {
-        let dirs: Vec<_> = self
-            .topics()
-            .iter()
-            .map(|topic| (self.root.join(TOPICS_DIR).join(&*topic.name), topic.settings().partitions))
-            .collect();
-        sync_names(&self.env, &self.root, dirs.iter().map(|(dir, partitions)| (dir.as_path(), *partitions)))
+        let dirs = self.topics().into_iter().flat_map(|topic| {
+            let dir = self.root.join(TOPICS_DIR).join(&*topic.name);
+            let partitions: Vec<_> =
+                (0..topic.settings().partitions).map(|number| partition_dir(&dir, number)).collect();
+            std::iter::once(dir).chain(partitions)
+        });
+        sync_names(&self.env, &self.root, dirs.collect())
     }
 
     /// A partition that a failed sync has poisoned. (Damage that was there before is no reason for an unclean close.)

@@ -15,20 +15,22 @@ use super::catalogue::{self, FoundTopic, TOPICS_DIR};
 use super::checkpoint;
 use super::engine::{COMMIT_RESERVE, Engine};
 use super::manifest_file::{MANIFEST_NAME, ManifestFile};
+use super::redo::Redo;
 use super::report::RecoveryReport;
 use super::settings::LogSettings;
 use super::topic::{TopicState, partition_dir};
 use crate::error::{Corruption, Error, ErrorKind, Result};
 use crate::format::checkpoint::CheckpointEntry;
-use crate::format::journal::JournaledFrame;
+use crate::format::frame::FrameHeader;
+use crate::format::journal::FrameTarget;
 use crate::format::manifest::Manifest;
 use crate::journal::{self, Journal, Live};
-use crate::partition::recover;
+use crate::partition::Partition;
+use crate::partition::recover::{self, Findings, Known};
 use crate::planted::{self, Bug};
-use crate::segment::Segment;
-use crate::segment::scan;
-use crate::storage::files::{create_dirs, read_full_at, replace_file, write_all_at};
-use crate::storage::{EntryKind, Env, File, Lock, OpenMode};
+use crate::segment::{Owner, Segment};
+use crate::storage::files::create_dirs;
+use crate::storage::{Entry, EntryKind, Env, Lock, parallel};
 
 /// The name of the lock file.
 pub(crate) const LOCK_NAME: &str = "LOCK";
@@ -50,19 +52,22 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     };
     let mut before = *manifest.current();
     report.clean = before.clean;
-    let found = catalogue::load(&env, &root)?;
+    if !before.clean {
+        manifest.settle()?;
+    }
+    let found = catalogue::load(&env, &root, true)?;
     // A new manifest may have got its name from a creation that failed right after.
-    if (!before.clean || before.serial == 0) && !planted::is(Bug::NamesNotAdopted) {
+    let mut names_in_doubt = !before.clean || before.serial == 0;
+    if names_in_doubt {
         adopt_names(&env, &root, &found)?;
     }
-    let mut redo = Redo {
-        env: &env,
-        topics: &found,
-        files: BTreeMap::new(),
-        upto: BTreeMap::new(),
-        restored: 0,
-        damage: Vec::new(),
-    };
+    let last = checkpoint::read(&*env.storage, &root, before.log_id);
+    let lost = checkpoint::lost(last.as_ref(), &before);
+    // A checkpoint that is there names each partition that does not start at its beginning.
+    let log_start = if lost.is_some() { None } else { Some(0) };
+    report.damage.extend(lost);
+    let entries = checkpoint::by_partition(last.as_ref());
+    let mut redo = Redo::new(&env, &found, &entries);
     let live = Live { first: before.journal_first, next: before.journal_next };
     let replayed = if planted::is(Bug::JournalNotRedone) {
         journal::recover::Replayed::default()
@@ -74,25 +79,46 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
         // The mark is that of an older slot of the manifest: the newer one is damaged.
         before.clean = false;
         report.clean = false;
+        manifest.settle()?;
+        names_in_doubt = true;
         adopt_names(&env, &root, &found)?;
     }
     report.journal_entries = replayed.entries;
     report.journal_frames_restored = redo.restored;
     report.cut_bytes = replayed.torn_bytes;
-    report.damage = redo.damage;
+    report.damage.extend(redo.damage);
     let journaled = redo.upto;
 
-    let last = checkpoint::read(&*env.storage, &root, before.log_id);
-    let entries: BTreeMap<(u128, u32), CheckpointEntry> = last
-        .iter()
-        .flat_map(|checkpoint| &checkpoint.entries)
-        .map(|entry| ((entry.topic_id, entry.partition), *entry))
-        .collect();
     let mut last_commit = replayed.last_commit;
+    let names: Vec<Arc<str>> = found.iter().map(|topic| topic.file.name.as_str().into()).collect();
+    let places: Vec<_> = (0..found.len())
+        .flat_map(|at| (0..found[at].file.settings.partitions).map(move |number| (at, number)))
+        .collect();
+    let opened = parallel::for_each(&*env.storage, places, |(at, number)| {
+        let owner = catalogue::owner(&names[at], found[at].file.id.as_u128(), number);
+        open_partition(
+            &env,
+            &settings,
+            before.log_id,
+            &found[at],
+            owner,
+            &entries,
+            log_start,
+            &journaled,
+            names_in_doubt,
+        )
+    })?;
+    let mut opened = opened.into_iter();
     let mut topics = BTreeMap::new();
-    for found in found {
-        let topic =
-            open_topic(&env, &settings, before.log_id, found, &entries, &journaled, &mut report, &mut last_commit)?;
+    for (FoundTopic { file, .. }, name) in found.into_iter().zip(names) {
+        let mut partitions = Vec::with_capacity(file.settings.partitions as usize);
+        for (partition, findings) in opened.by_ref().take(file.settings.partitions as usize) {
+            last_commit = last_commit.max(findings.last_commit);
+            report.add(findings);
+            partitions.push(Arc::new(partition));
+        }
+        let created_at = file.created_at.timestamp_micros();
+        let topic = TopicState::new(name, file.id.as_u128(), created_at, file.settings, partitions);
         topics.insert(topic.name.to_string(), Arc::new(topic));
     }
     report.topics = topics.len();
@@ -125,28 +151,29 @@ pub(crate) fn open(env: Env, root: PathBuf, settings: LogSettings, create: bool)
     }
     manifest.update(|manifest| *manifest = Manifest { checkpoint: checkpointed.serial, ..opened })?;
     report.took = env.clock.monotonic().saturating_sub(started);
-    Ok(Engine::new(env, root, settings, held, manifest, journal, topics, checkpointed, next_commit, report))
+    Ok(Engine::new(env, root, settings, Some(held), manifest, journal, topics, checkpointed, next_commit, report))
 }
 
 /// Makes sure that `root` is a directory that can hold a log, and takes its lock.
 fn prepare_root(env: &Env, root: &Path, create: bool) -> Result<Box<dyn Lock>> {
     let storage = &*env.storage;
-    match storage.list(root) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return Err(Error::invalid(format!("{} is not a directory; a log needs one of its own", root.display())));
+    let entries = match storage.list(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(no_directory(root)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+            create_dirs(storage, root)
+                .map_err(|error| Error::io(format!("cannot create the directory {}", root.display()), error))?;
+            Vec::new()
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && create => create_dirs(storage, root)
-            .map_err(|error| Error::io(format!("cannot create the directory {}", root.display()), error))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no log in {}", root.display())));
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(no_log(root)),
         Err(error) => return Err(Error::io(format!("cannot open the directory {}", root.display()), error)),
+    };
+    if !entries.iter().any(|entry| entry.name == MANIFEST_NAME) {
+        if !create {
+            return Err(no_log(root));
+        }
+        check_is_ours(root, &entries)?;
     }
-    if !create && !has_manifest(env, root)? {
-        return Err(Error::new(ErrorKind::NotFound, format!("there is no log in {}", root.display())));
-    }
-    check_is_ours(env, root)?;
     storage.lock(&root.join(LOCK_NAME)).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Error::new(
             ErrorKind::Locked,
@@ -156,19 +183,16 @@ fn prepare_root(env: &Env, root: &Path, create: bool) -> Result<Box<dyn Lock>> {
     })
 }
 
-fn has_manifest(env: &Env, root: &Path) -> Result<bool> {
-    let entries =
-        env.storage.list(root).map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?;
-    Ok(entries.iter().any(|entry| entry.name == MANIFEST_NAME))
+pub(super) fn no_directory(root: &Path) -> Error {
+    Error::invalid(format!("{} is not a directory; a log needs one of its own", root.display()))
+}
+
+pub(super) fn no_log(root: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no log in {}", root.display()))
 }
 
 /// Refuses, before anything is created in it, a directory that holds something but no log.
-fn check_is_ours(env: &Env, root: &Path) -> Result<()> {
-    if has_manifest(env, root)? {
-        return Ok(());
-    }
-    let entries =
-        env.storage.list(root).map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?;
+fn check_is_ours(root: &Path, entries: &[Entry]) -> Result<()> {
     let manifest_tmp = format!("{MANIFEST_NAME}.tmp");
     // What a creation that was cut off leaves, and what file systems put into their top directory.
     let harmless = [LOCK_NAME, TOPICS_DIR, JOURNAL_DIR, &manifest_tmp, "lost+found"];
@@ -228,40 +252,30 @@ pub(super) fn new_id(env: &Env, now_micros: i64) -> u128 {
 
 /// After an unclean close a name may be there for us and not yet on the disk: what is built upon is made durable.
 fn adopt_names(env: &Env, root: &Path, found: &[FoundTopic]) -> Result<()> {
-    catalogue::sync_names(env, root, found.iter().map(|topic| (topic.dir.as_path(), topic.file.settings.partitions)))
+    if planted::is(Bug::NamesNotAdopted) {
+        return Ok(());
+    }
+    catalogue::sync_names(env, root, found.iter().map(|topic| topic.dir.clone()).collect())
 }
 
 #[expect(clippy::too_many_arguments, reason = "one caller, which has them all at hand")]
-fn open_topic(
+fn open_partition(
     env: &Env,
     settings: &LogSettings,
     log_id: u128,
-    found: FoundTopic,
+    topic: &FoundTopic,
+    owner: Arc<Owner>,
     entries: &BTreeMap<(u128, u32), CheckpointEntry>,
+    log_start: Option<u64>,
     journaled: &BTreeMap<(u128, u32), u64>,
-    report: &mut RecoveryReport,
-    last_commit: &mut u64,
-) -> Result<TopicState> {
-    let FoundTopic { dir, file } = found;
-    let name: Arc<str> = file.name.as_str().into();
-    let id = file.id.as_u128();
-    let mut partitions = Vec::with_capacity(file.settings.partitions as usize);
-    for number in 0..file.settings.partitions {
-        let owner = catalogue::owner(&name, id, number);
-        let config = catalogue::config(log_id, settings, &file.settings);
-        let entry = entries.get(&(id, number));
-        let upto = journaled.get(&(id, number)).copied().unwrap_or(0);
-        let (partition, findings) = recover::open(env, owner, config, partition_dir(&dir, number), entry, upto)?;
-        report.partitions += 1;
-        report.scanned_bytes += findings.scanned_bytes;
-        report.adopted_records += findings.adopted_records;
-        report.cut_bytes += findings.cut_bytes;
-        report.cut_saved.extend(findings.cut_saved);
-        report.damage.extend(findings.damage);
-        *last_commit = (*last_commit).max(findings.last_commit);
-        partitions.push(Arc::new(partition));
-    }
-    Ok(TopicState::new(name, id, file.created_at.timestamp_micros(), file.settings, partitions))
+    names_in_doubt: bool,
+) -> Result<(Partition, Findings)> {
+    let FoundTopic { dir, file } = topic;
+    let key = (owner.topic_id, owner.partition);
+    let config = catalogue::config(log_id, settings, &file.settings);
+    let upto = journaled.get(&key).copied().unwrap_or(0);
+    let known = Known { checkpoint: entries.get(&key), log_start, journaled_upto: upto, names_in_doubt };
+    recover::open(env, owner, config, partition_dir(dir, key.1), known)
 }
 
 /// The first commit number of this opening: after a crash beyond all that may have been handed out, whether found or lost.
@@ -270,6 +284,22 @@ fn next_commit(before: &Manifest, last_commit: u64) -> u64 {
         return last_commit + 1;
     }
     before.commit_limit.max(last_commit + 1)
+}
+
+/// That a frame of the journal has no file to go to.
+pub(super) fn segment_missing(what: String, topic: &str, target: FrameTarget, header: &FrameHeader) -> Error {
+    let FrameTarget { partition, segment_base, position, .. } = target;
+    Error::corrupt(
+        what,
+        Corruption {
+            file: format!("topics/{topic}/{partition}/{}", Segment::file_name(segment_base)),
+            topic: Some(topic.to_owned()),
+            partition: Some(partition),
+            position,
+            first_offset: Some(header.base_offset),
+            next_offset: Some(header.next_offset()),
+        },
+    )
 }
 
 fn checkpoint_recovered(
@@ -290,84 +320,4 @@ fn checkpoint_recovered(
     }
     checkpointed.entries = entries;
     checkpoint::write(env, root, log_id, checkpointed)
-}
-
-/// Writes the journal's frames where they belong.
-struct Redo<'a> {
-    env: &'a Env,
-    topics: &'a [FoundTopic],
-    files: BTreeMap<PathBuf, Arc<dyn File>>,
-    /// For each partition the offset after the last frame that the journal holds of it.
-    upto: BTreeMap<(u128, u32), u64>,
-    restored: u64,
-    damage: Vec<Error>,
-}
-
-impl Redo<'_> {
-    /// Writes one frame, unless the file holds a later one in its place. What is there already is written again: it may be
-    /// in the page cache only, and left there by a sync that failed.
-    fn apply(&mut self, frame: &JournaledFrame<'_>) -> Result<()> {
-        let target = &frame.target;
-        let Some(topic) = self.topics.iter().find(|topic| topic.file.id.as_u128() == target.topic_id) else {
-            // The topic was deleted after the commit.
-            return Ok(());
-        };
-        let upto = self.upto.entry((target.topic_id, target.partition)).or_default();
-        *upto = (*upto).max(frame.header.next_offset());
-        let dir = partition_dir(&topic.dir, target.partition);
-        let path = dir.join(Segment::file_name(target.segment_base));
-        let failed = |error| Error::io(format!("cannot restore a commit to {}", path.display()), error);
-        let file = match self.files.get(&path) {
-            Some(file) => Arc::clone(file),
-            None => match self.env.storage.open(&path, OpenMode::ReadWrite) {
-                Ok(file) => Arc::clone(self.files.entry(path.clone()).or_insert(file)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return self.set_aside(frame, topic, &dir),
-                Err(error) => return Err(failed(error)),
-            },
-        };
-        let mut there = vec![0; frame.bytes.len()];
-        let read = read_full_at(&*file, &mut there, target.position).map_err(failed)?;
-        if scan::is_newer(&there[..read], &frame.header) {
-            return Ok(());
-        }
-        if there != frame.bytes {
-            self.restored += 1;
-        }
-        write_all_at(&*file, frame.bytes, target.position).map_err(failed)
-    }
-
-    /// The segment is gone. The frame is kept beside where it was, since the journal will be written over.
-    fn set_aside(&mut self, frame: &JournaledFrame<'_>, topic: &FoundTopic, dir: &Path) -> Result<()> {
-        let target = &frame.target;
-        let name = format!("{:020}-{}.journaled", target.segment_base, target.position);
-        replace_file(&*self.env.storage, dir, &name, frame.bytes)
-            .map_err(|error| Error::io(format!("cannot keep a commit in {}", dir.display()), error))?;
-        self.damage.push(Error::corrupt(
-            format!("the segment of a committed frame is missing; the frame is kept as {name}"),
-            Corruption {
-                file: format!(
-                    "topics/{}/{}/{}",
-                    topic.file.name,
-                    target.partition,
-                    Segment::file_name(target.segment_base)
-                ),
-                topic: Some(topic.file.name.clone()),
-                partition: Some(target.partition),
-                position: target.position,
-                first_offset: Some(frame.header.base_offset),
-                next_offset: Some(frame.header.next_offset()),
-            },
-        ));
-        Ok(())
-    }
-
-    fn sync(&self) -> Result<()> {
-        if planted::is(Bug::RedoNotSynced) {
-            return Ok(());
-        }
-        for (path, file) in &self.files {
-            file.sync_data().map_err(|error| Error::io(format!("cannot sync {}", path.display()), error))?;
-        }
-        Ok(())
-    }
 }

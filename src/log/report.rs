@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::partition::recover::Findings;
 
 /// What opening a log has found and done. A log that was closed cleanly has nothing to tell.
 #[derive(Debug, Clone, Default)]
@@ -36,4 +37,16 @@ pub struct RecoveryReport {
     pub damage: Vec<Error>,
     /// How long the opening took.
     pub took: Duration,
+}
+
+impl RecoveryReport {
+    /// Adds what one partition had to tell.
+    pub(super) fn add(&mut self, findings: Findings) {
+        self.partitions += 1;
+        self.scanned_bytes += findings.scanned_bytes;
+        self.adopted_records += findings.adopted_records;
+        self.cut_bytes += findings.cut_bytes;
+        self.cut_saved.extend(findings.cut_saved);
+        self.damage.extend(findings.damage);
+    }
 }

@@ -8,17 +8,28 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
+pub use crate::format::compression::Compression;
+use crate::storage::handles::OPEN_FILES_MAX;
 use crate::text::quoted;
+
+mod duration;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 const PARTITIONS: RangeInclusive<u32> = 1..=10_000;
+const DEDUP_COUNT_MAX: RangeInclusive<u32> = 0..=10_000_000;
+const ZSTD_LEVEL: RangeInclusive<u8> = 1..=22;
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+const AGE_MAX: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1000 * 366 * 86_400);
 const RECORD_BYTES_MAX: RangeInclusive<u32> = 1..=64 << 20;
 const COMMIT_BYTES_MAX: RangeInclusive<u64> = 128 << 10..=256 << 20;
 const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+const OPEN_FILES_MAX_RANGE: RangeInclusive<u32> = 16..=1_000_000;
 const TAIL_BYTES_MAX: RangeInclusive<u64> = 0..=64 << 20;
+const TOMBSTONE_AGE_MAX: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * 366 * 86_400);
+const DIRTY_RATIO: RangeInclusive<f64> = 0.0..=1.0;
+const MAINTENANCE_BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=64 << 30;
 
 /// The simulation wants segments to roll after a handful of records; nobody else is served by files that small.
 const SEGMENT_BYTES_MIN: u64 = if cfg!(any(test, feature = "fuzzing")) { 4 << 10 } else { 64 << 10 };
@@ -103,13 +114,7 @@ impl fmt::Display for Durability {
             Self::Os => return f.write_str("os"),
             Self::Interval(interval) => interval,
         };
-        // The coarsest unit that says it exactly: what is read back is what was written.
-        match interval.as_nanos() {
-            nanos if nanos % 1_000_000_000 == 0 => write!(f, "interval {}s", nanos / 1_000_000_000),
-            nanos if nanos % 1_000_000 == 0 => write!(f, "interval {}ms", nanos / 1_000_000),
-            nanos if nanos % 1_000 == 0 => write!(f, "interval {}us", nanos / 1_000),
-            nanos => write!(f, "interval {nanos}ns"),
-        }
+        write!(f, "interval {}", duration::Text(*interval))
     }
 }
 
@@ -120,37 +125,66 @@ impl FromStr for Durability {
         match text {
             "sync" => Ok(Self::Sync),
             "os" => Ok(Self::Os),
-            _ => text.strip_prefix("interval ").and_then(parse_interval).map(Self::Interval).ok_or_else(|| {
+            _ => text.strip_prefix("interval ").and_then(duration::parse).map(Self::Interval).ok_or_else(|| {
                 Error::invalid(format!("the durability {} is none of `sync`, `interval 250ms`, `os`", quoted(text)))
             }),
         }
     }
 }
 
-fn parse_interval(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at_checked(digits)?;
-    let number = number.parse().ok()?;
-    match unit {
-        "s" => Some(Duration::from_secs(number)),
-        "ms" => Some(Duration::from_millis(number)),
-        "us" => Some(Duration::from_micros(number)),
-        "ns" => Some(Duration::from_nanos(number)),
-        _ => None,
+impl Compression {
+    pub(crate) fn validate(self) -> Result<()> {
+        match self {
+            Self::Zstd { level } => check("zstd level", level, ZSTD_LEVEL),
+            Self::None | Self::Lz4 => Ok(()),
+        }
     }
 }
 
-impl Serialize for Durability {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Lz4 => f.write_str("lz4"),
+            Self::Zstd { level } => write!(f, "zstd {level}"),
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for Durability {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_number = |digits: &&str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let level = || text.strip_prefix("zstd ").filter(is_number)?.parse().ok();
+        match text {
+            "none" => Ok(Self::None),
+            "lz4" => Ok(Self::Lz4),
+            _ => level().map(|level| Self::Zstd { level }).ok_or_else(|| {
+                Error::invalid(format!("the compression {} is none of `none`, `lz4`, `zstd 3`", quoted(text)))
+            }),
+        }
     }
 }
+
+/// Settings that stand in a file as they are shown.
+macro_rules! as_text {
+    ($($setting:ty),+) => {$(
+        impl Serialize for $setting {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $setting {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
+}
+
+as_text!(Durability, Compression);
 
 /// What a topic is told when it is created. Kept in its `topic.toml`.
 ///
@@ -166,7 +200,7 @@ impl<'de> Deserialize<'de> for Durability {
 /// assert_eq!(settings.partitions, 4);
 /// assert_eq!(settings.segment_bytes_max, 64 << 20);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TopicSettings {
@@ -178,11 +212,52 @@ pub struct TopicSettings {
     pub segment_bytes_max: u64,
     /// The largest record, key and headers included: 1 byte to 64 MiB; by default 1 MiB.
     pub record_bytes_max: u32,
+    /// How many bytes each partition keeps, at least: at least `segment_bytes_max`; by default all. The oldest segment goes as
+    /// soon as those after it have as many, so a partition takes up to one segment more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_bytes_max: Option<u64>,
+    /// How long records are kept, by their own timestamps: 1 second to 1,000 years; by default for ever. A segment goes once
+    /// its newest record is older, also where nobody writes any more.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub retention_age_max: Option<Duration>,
+    /// How many message identities each partition remembers, so that a record that repeats one is not written again: 0 (by
+    /// default, none) to 10 million. See [`Record::id`](crate::Record::id).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dedup_count_max: u32,
+    /// How long they are remembered at the most, by the records' own timestamps: 1 second to 1,000 years; by default as long as
+    /// there are no more than `dedup_count_max`.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub dedup_age_max: Option<Duration>,
+    /// How what is written from now on is compressed; by default [`Compression::None`].
+    pub compression: Compression,
+    /// Whether only the last record of each key is kept; by default all are. Every record must have a key then. What has
+    /// been superseded is removed in the background, some time after it was: see [`Log::compact_topic`](crate::Log::compact_topic).
+    pub compaction: bool,
+    /// How long a tombstone (a record without a value) stays after the compaction that kept it first: 0 to 10 years; by
+    /// default 24 hours. A reader that is further behind may miss that a key was deleted.
+    #[serde(with = "duration")]
+    pub tombstone_age_max: Duration,
+    /// Which part of a partition's bytes must have come since the last compaction before the next one begins by itself:
+    /// 0 to 1; by default 0.5.
+    pub compaction_dirty_ratio_min: f64,
 }
 
 impl Default for TopicSettings {
     fn default() -> Self {
-        Self { partitions: 1, durability: Durability::Sync, segment_bytes_max: 64 << 20, record_bytes_max: 1 << 20 }
+        Self {
+            partitions: 1,
+            durability: Durability::Sync,
+            segment_bytes_max: 64 << 20,
+            record_bytes_max: 1 << 20,
+            retention_bytes_max: None,
+            retention_age_max: None,
+            dedup_count_max: 0,
+            dedup_age_max: None,
+            compression: Compression::None,
+            compaction: false,
+            tombstone_age_max: Duration::from_secs(86_400),
+            compaction_dirty_ratio_min: 0.5,
+        }
     }
 }
 
@@ -215,12 +290,85 @@ impl TopicSettings {
         self
     }
 
+    /// Sets how many [bytes are kept](TopicSettings#structfield.retention_bytes_max); `None` keeps all.
+    #[must_use]
+    pub fn retention_bytes_max(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.retention_bytes_max = bytes.into();
+        self
+    }
+
+    /// Sets how [long](TopicSettings#structfield.retention_age_max) records are kept; `None` keeps them for ever.
+    #[must_use]
+    pub fn retention_age_max(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.retention_age_max = age.into();
+        self
+    }
+
+    /// Sets how many [message identities](TopicSettings#structfield.dedup_count_max) each partition remembers; 0 is none.
+    #[must_use]
+    pub fn dedup_count_max(mut self, count: u32) -> Self {
+        self.dedup_count_max = count;
+        self
+    }
+
+    /// Sets how [long](TopicSettings#structfield.dedup_age_max) message identities are remembered; `None` sets no limit.
+    #[must_use]
+    pub fn dedup_age_max(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.dedup_age_max = age.into();
+        self
+    }
+
+    /// Sets how what is written is [compressed](TopicSettings#structfield.compression).
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Sets whether only the last record of each key is kept: [compaction](TopicSettings#structfield.compaction).
+    #[must_use]
+    pub fn compaction(mut self, compaction: bool) -> Self {
+        self.compaction = compaction;
+        self
+    }
+
+    /// Sets how long a [tombstone](TopicSettings#structfield.tombstone_age_max) stays.
+    #[must_use]
+    pub fn tombstone_age_max(mut self, age: Duration) -> Self {
+        self.tombstone_age_max = age;
+        self
+    }
+
+    /// Sets when a compaction [begins by itself](TopicSettings#structfield.compaction_dirty_ratio_min).
+    #[must_use]
+    pub fn compaction_dirty_ratio_min(mut self, ratio: f64) -> Self {
+        self.compaction_dirty_ratio_min = ratio;
+        self
+    }
+
     /// Checks each setting by itself.
     pub(crate) fn validate(&self) -> Result<()> {
         check("partitions", self.partitions, PARTITIONS)?;
         self.durability.validate()?;
         check("segment_bytes_max", self.segment_bytes_max, SEGMENT_BYTES_MAX)?;
-        check("record_bytes_max", self.record_bytes_max, RECORD_BYTES_MAX)
+        check("record_bytes_max", self.record_bytes_max, RECORD_BYTES_MAX)?;
+        if let Some(bytes) = self.retention_bytes_max.filter(|bytes| *bytes < self.segment_bytes_max) {
+            return Err(Error::invalid(format!(
+                "`retention_bytes_max` is {bytes}, but nothing smaller than a segment can go, and `segment_bytes_max` is {}",
+                self.segment_bytes_max
+            )));
+        }
+        check_age("retention_age_max", self.retention_age_max)?;
+        check("dedup_count_max", self.dedup_count_max, DEDUP_COUNT_MAX)?;
+        check_age("dedup_age_max", self.dedup_age_max)?;
+        if self.dedup_age_max.is_some() && self.dedup_count_max == 0 {
+            return Err(Error::invalid(
+                "`dedup_age_max` is set, but `dedup_count_max` is 0: no message identity is remembered",
+            ));
+        }
+        self.compression.validate()?;
+        check_duration("tombstone_age_max", self.tombstone_age_max, TOMBSTONE_AGE_MAX)?;
+        check("compaction_dirty_ratio_min", self.compaction_dirty_ratio_min, DIRTY_RATIO)
     }
 
     /// Checks each setting by itself, and that the log has room for the largest record in one commit.
@@ -248,11 +396,27 @@ pub(crate) struct LogSettings {
     pub(crate) journal_bytes: u64,
     /// How much of each partition's end is kept in memory for those who follow it; 0 keeps nothing.
     pub(crate) tail_bytes_max: u64,
+    /// Whether records of topics below the level `Sync` are stored through memory where that is safe.
+    pub(crate) mapped_appends: bool,
+    /// How many files of segments are open at once.
+    pub(crate) open_files_max: u32,
+    /// How fast the work in the background goes that may take long.
+    pub(crate) maintenance_bytes_per_second_max: u64,
+    /// The memory for the keys of one compaction.
+    pub(crate) compaction_memory_bytes: u64,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { commit_bytes_max: 8 << 20, journal_bytes: 16 << 20, tail_bytes_max: 256 << 10 }
+        Self {
+            commit_bytes_max: 8 << 20,
+            journal_bytes: 16 << 20,
+            tail_bytes_max: 256 << 10,
+            mapped_appends: true,
+            open_files_max: OPEN_FILES_MAX as u32,
+            maintenance_bytes_per_second_max: 64 << 20,
+            compaction_memory_bytes: 32 << 20,
+        }
     }
 }
 
@@ -260,8 +424,25 @@ impl LogSettings {
     pub(crate) fn validate(&self) -> Result<()> {
         check("commit_bytes_max", self.commit_bytes_max, COMMIT_BYTES_MAX)?;
         check("journal_bytes", self.journal_bytes, 2 * self.commit_bytes_max..=JOURNAL_BYTES_MAX)?;
-        check("tail_bytes_max", self.tail_bytes_max, TAIL_BYTES_MAX)
+        check("tail_bytes_max", self.tail_bytes_max, TAIL_BYTES_MAX)?;
+        check("open_files_max", self.open_files_max, OPEN_FILES_MAX_RANGE)?;
+        check("maintenance_bytes_per_second_max", self.maintenance_bytes_per_second_max, MAINTENANCE_BYTES_PER_SECOND)
     }
+}
+
+fn check_age(setting: &str, age: Option<Duration>) -> Result<()> {
+    match age.filter(|age| !AGE_MAX.contains(age)) {
+        None => Ok(()),
+        Some(age) => Err(Error::invalid(format!(
+            "`{setting}` is {age:?}, which is outside {:?} to {:?}",
+            AGE_MAX.start(),
+            AGE_MAX.end()
+        ))),
+    }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn check<N: PartialOrd + fmt::Display>(setting: &str, value: N, allowed: RangeInclusive<N>) -> Result<()> {
@@ -269,4 +450,15 @@ fn check<N: PartialOrd + fmt::Display>(setting: &str, value: N, allowed: RangeIn
         return Ok(());
     }
     Err(Error::invalid(format!("`{setting}` is {value}, which is outside {} to {}", allowed.start(), allowed.end())))
+}
+
+fn check_duration(setting: &str, value: Duration, allowed: RangeInclusive<Duration>) -> Result<()> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "`{setting}` is {value:?}, which is outside {:?} to {:?}",
+        allowed.start(),
+        allowed.end()
+    )))
 }

@@ -64,7 +64,7 @@ impl TopicState {
         })
     }
 
-    pub(super) fn grow(&self, settings: TopicSettings, partitions: Vec<Arc<Partition>>) {
+    pub(super) fn change(&self, settings: TopicSettings, partitions: Vec<Arc<Partition>>) {
         let grown = Snapshot { topic_id: self.id, settings, partitions: Arc::new(partitions) };
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grown);
     }

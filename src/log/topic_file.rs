@@ -12,7 +12,11 @@
 //! durability = "interval 250ms"
 //! segment_bytes_max = 67108864
 //! record_bytes_max = 1048576
-//! checksum = "crc32:de32745d"
+//! compression = "none"
+//! compaction = false
+//! tombstone_age_max = "86400s"
+//! compaction_dirty_ratio_min = 0.5
+//! checksum = "crc32:43811049"
 //! ```
 //!
 //! The file is written once, in one piece, when the topic is created. The checksum line has a fixed length and is
@@ -53,7 +57,7 @@ const COMMENT: &str = "\
 const CHECKSUM_LINE_BYTES: usize = "checksum = \"crc32:00000000\"\n".len();
 
 /// What a topic is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TopicFile {
     /// Tells a topic from another of the same name that was there before.
     pub(crate) id: Uuid,

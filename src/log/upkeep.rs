@@ -18,7 +18,12 @@ pub(crate) struct Upkeep {
 struct State {
     partitions: Vec<Arc<Partition>>,
     due: Vec<(Duration, Arc<Partition>)>,
+    writes: Vec<Arc<Partition>>,
+    /// When those are due, all at once.
+    writes_due: Option<Duration>,
+    retention_due: Option<Duration>,
     checkpoint: bool,
+    maintenance: bool,
     stopping: bool,
     sleeps: bool,
 }
@@ -30,7 +35,13 @@ pub(crate) struct Round {
     pub(crate) partitions: Vec<Arc<Partition>>,
     /// Whose interval is over.
     pub(crate) due: Vec<Arc<Partition>>,
+    /// With published frames that are to be written to the file.
+    pub(crate) writes: Vec<Arc<Partition>>,
+    /// Something may have become too old, or too much.
+    pub(crate) retention: bool,
     pub(crate) checkpoint: bool,
+    /// Maintenance has something to do: its thread may have to be started.
+    pub(crate) maintenance: bool,
 }
 
 impl Upkeep {
@@ -42,9 +53,35 @@ impl Upkeep {
         self.add(|state| state.checkpoint = true);
     }
 
+    /// Says that maintenance has something to do.
+    pub(crate) fn want_maintenance(&self) {
+        self.add(|state| state.maintenance = true);
+    }
+
     /// Asks for a sync of `partition` at `deadline`, on the monotonic clock.
     pub(crate) fn want_sync(&self, partition: &Arc<Partition>, deadline: Duration) {
         self.add(|state| state.due.push((deadline, Arc::clone(partition))));
+    }
+
+    /// Asks for the deferred frames of `partition` to be written, at `deadline` on the monotonic clock or together with those
+    /// that wait already.
+    pub(crate) fn want_write(&self, partition: &Arc<Partition>, deadline: impl FnOnce() -> Duration) {
+        let mut state = lock(&self.state);
+        state.writes.push(Arc::clone(partition));
+        let first = state.writes_due.is_none();
+        if first {
+            state.writes_due = Some(deadline());
+        }
+        let wake = first && state.sleeps;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Asks for a look at what may go, at `at` on the monotonic clock.
+    pub(crate) fn want_retention(&self, at: Duration) {
+        self.add(|state| state.retention_due = Some(state.retention_due.map_or(at, |known| known.min(at))));
     }
 
     pub(crate) fn stop(&self) {
@@ -61,6 +98,17 @@ impl Upkeep {
         }
     }
 
+    /// Waits for `time`, whatever there is to do; `false` once stopped.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        let mut state = lock(&self.state);
+        if !state.stopping {
+            state.sleeps = true;
+            state = self.wake.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+            state.sleeps = false;
+        }
+        !state.stopping
+    }
+
     /// What is to be done at `now`, without waiting.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn take(&self, now: Duration) -> Round {
@@ -69,10 +117,18 @@ impl Upkeep {
 
     fn take_from(state: &mut State, now: Duration) -> Round {
         let due = state.due.extract_if(.., |(deadline, _)| *deadline <= now).map(|(_, partition)| partition).collect();
+        let write = state.writes_due.is_some_and(|deadline| deadline <= now);
+        let writes = if write { std::mem::take(&mut state.writes) } else { Vec::new() };
+        state.writes_due = state.writes_due.filter(|_| !write);
+        let retention = state.retention_due.is_some_and(|due| due <= now);
+        state.retention_due = state.retention_due.filter(|_| !retention);
         Round {
             partitions: std::mem::take(&mut state.partitions),
             due,
+            writes,
+            retention,
             checkpoint: std::mem::take(&mut state.checkpoint),
+            maintenance: std::mem::take(&mut state.maintenance),
         }
     }
 
@@ -87,7 +143,13 @@ impl Upkeep {
             if !round.is_empty() {
                 return Some(round);
             }
-            let next = state.due.iter().map(|(deadline, _)| *deadline).min();
+            let next = state
+                .due
+                .iter()
+                .map(|(deadline, _)| *deadline)
+                .chain(state.writes_due)
+                .chain(state.retention_due)
+                .min();
             state.sleeps = true;
             state = match next {
                 Some(deadline) => {
@@ -103,6 +165,7 @@ impl Upkeep {
 
 impl Round {
     pub(crate) fn is_empty(&self) -> bool {
-        self.partitions.is_empty() && self.due.is_empty() && !self.checkpoint
+        let lists = [&self.partitions, &self.due, &self.writes];
+        lists.iter().all(|list| list.is_empty()) && !self.checkpoint && !self.retention && !self.maintenance
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Partition;
-use crate::error::{Corruption, Error, Result};
+use crate::error::{Corruption, Error, ErrorKind, Gap, Result};
+use crate::format::record::RecordIter;
 use crate::segment::Segment;
 use crate::segment::index::Target;
 use crate::segment::reader::{Frame, FrameReader, READ_BYTES};
@@ -59,9 +60,15 @@ impl PartitionCursor {
                 self.next_offset = frame.header.next_offset();
                 return Ok(Some(frame));
             }
-            if let Some(frame) = self.next_from_segments()? {
-                self.next_offset = frame.header.next_offset();
-                return Ok(Some(frame));
+            match self.next_from_segments() {
+                Ok(Some(frame)) => {
+                    self.next_offset = frame.header.next_offset();
+                    return Ok(Some(frame));
+                }
+                Ok(None) => {}
+                // Another process may have removed the file, or put another in its place.
+                Err(_) if self.partition.look_again() => self.reader = None,
+                Err(error) => return Err(self.gap().or_else(|| self.deleted()).unwrap_or(error)),
             }
             // The frame left memory for the segment between the two looks; it is there now.
         }
@@ -71,21 +78,58 @@ impl PartitionCursor {
     fn next_from_segments(&mut self) -> Result<Option<Frame>> {
         if let Some(reader) = &mut self.reader
             && reader.next_offset() == self.next_offset
-            && let Some(frame) = reader.next_frame()?
         {
-            return Ok(Some(frame));
+            match reader.next_frame() {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Err(error) if !reader.segment().is_retired() => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
         }
-        self.locate()?;
-        match &mut self.reader {
-            Some(reader) => reader.next_frame(),
-            None => Ok(None),
+        self.next_located()
+    }
+
+    /// The next frame, looked up. A segment may be replaced in the middle of it: then the place is looked up again, among
+    /// segments that are there.
+    #[cold]
+    fn next_located(&mut self) -> Result<Option<Frame>> {
+        loop {
+            let segments = self.partition.segments();
+            let found = match self.locate(&segments) {
+                Ok(()) => self.reader.as_mut().map_or(Ok(None), FrameReader::next_frame),
+                Err(error) => Err(error),
+            };
+            match found {
+                // Looking waits for an exchange that is under way.
+                Err(_) if !Arc::ptr_eq(&segments, &self.partition.segments()) => self.reader = None,
+                found => return found,
+            }
         }
     }
 
+    /// The offsets that are gone before this cursor came to them, once: it goes on behind them. Whoever is in the middle of a
+    /// segment that goes reads on in its file as long as that is open.
+    fn gap(&mut self) -> Option<Error> {
+        let (from, to) = (self.next_offset, self.partition.log_start());
+        // A partition that begins later because its first file is damaged has lost what was before.
+        if from >= to || self.partition.damage().is_some() {
+            return None;
+        }
+        self.next_offset = to;
+        let owner = &self.partition.owner;
+        Some(Error::of_gap(Gap { topic: owner.topic.to_string(), partition: owner.partition, from, to }))
+    }
+
+    /// That the topic was deleted: what is not open any more cannot be read.
+    fn deleted(&self) -> Option<Error> {
+        self.partition.closed().filter(|closed| closed.kind() == ErrorKind::NotFound).cloned()
+    }
+
     /// Puts the reader before the frame that holds the next offset.
-    #[cold]
-    fn locate(&mut self) -> Result<()> {
-        let segments = self.partition.segments();
+    fn locate(&mut self, segments: &[Arc<Segment>]) -> Result<()> {
+        if self.next_offset < self.partition.log_start() {
+            // Without damage the caller makes a gap of it.
+            return Err(self.partition.damage().cloned().unwrap_or_else(|| self.out_of_range()));
+        }
         let after = segments.partition_point(|segment| segment.base_offset <= self.next_offset);
         let Some(index) = after.checked_sub(1) else {
             return Err(self.partition.damage().cloned().unwrap_or_else(|| self.out_of_range()));
@@ -146,31 +190,115 @@ impl PartitionCursor {
     }
 }
 
+/// How many records of the frame have this offset or a higher one.
+fn records_from(frame: &Frame, offset: u64) -> u64 {
+    let all = u64::from(frame.header.record_count);
+    if frame.header.base_offset >= offset {
+        return all;
+    }
+    let mut records = RecordIter::new(&frame.header, &frame.body);
+    let mut before = 0;
+    while let Ok(Some(record)) = records.next_record() {
+        before += u64::from(record.offset < offset);
+    }
+    all - before
+}
+
 impl Partition {
+    /// Where the last `wanted` records below `end` begin, and how many there are from there on: some more than wanted, since
+    /// it is the beginning of a frame where offsets were left out. `end` is a visible end.
+    pub(crate) fn last_records(self: &Arc<Self>, end: u64, wanted: u64) -> Result<(u64, u64)> {
+        let (mut upper, mut counted) = (end, 0);
+        for segment in self.segments().iter().rev() {
+            let lower = segment.base_offset.max(self.log_start());
+            if counted >= wanted || lower >= upper {
+                continue;
+            }
+            let missing = wanted - counted;
+            let there = if segment.is_sparse() { self.count(lower, upper)? } else { upper - lower };
+            if there >= missing && segment.is_sparse() {
+                let (from, skipped) = self.skip(lower, upper, there - missing)?;
+                return Ok((from, counted + there - skipped));
+            }
+            counted += there.min(missing);
+            upper = if there > missing { upper - missing } else { lower };
+        }
+        Ok((upper, counted))
+    }
+
+    /// How many records there are from `from` up to `to`, which is the end of a frame.
+    fn count(self: &Arc<Self>, from: u64, to: u64) -> Result<u64> {
+        let mut cursor = PartitionCursor::new(Arc::clone(self), from);
+        let mut count = 0;
+        while let Some(frame) = cursor.next_frame(to)? {
+            count += records_from(&frame, from);
+        }
+        Ok(count)
+    }
+
+    /// The beginning of the last frame before which there are `count` records at the most, and how many there are.
+    fn skip(self: &Arc<Self>, from: u64, to: u64, count: u64) -> Result<(u64, u64)> {
+        let mut cursor = PartitionCursor::new(Arc::clone(self), from);
+        let (mut at, mut skipped) = (from, 0);
+        while let Some(frame) = cursor.next_frame(to)? {
+            let records = records_from(&frame, from);
+            if skipped + records > count {
+                break;
+            }
+            skipped += records;
+            at = frame.header.next_offset();
+        }
+        Ok((at, skipped))
+    }
+
     /// The offset of the first frame that holds, or follows, what is looked for; the visible end if there is none. Times need
     /// not ascend: the answer is the earliest frame with a record of that time or later.
     pub(crate) fn find(self: &Arc<Self>, target: Target) -> Result<u64> {
         let end = self.visible_end();
-        let mut walked = self.log_start();
-        for segment in self.segments().iter() {
-            if segment.summary().is_some_and(|summary| !summary.may_hold(target)) {
-                continue;
+        let walked = loop {
+            let segments = self.segments();
+            match self.find_in(&segments, target) {
+                Ok((found, true)) => return Ok(found.min(end)),
+                Ok((walked, false)) => break walked,
+                // Replaced in the middle of it.
+                Err(_) if !Arc::ptr_eq(&segments, &self.segments()) => {}
+                // In a log that another process writes.
+                Err(_) if self.look_again() => {}
+                Err(error) => return Err(error),
             }
-            let (position, offset) = segment.seek(target)?;
-            let mut reader = FrameReader::new(Arc::clone(segment), position, offset, READ_BYTES);
-            reader.skip_until(|header| target.reached_by(header))?;
-            walked = walked.max(reader.next_offset());
-            if !reader.at_end() {
-                return Ok(walked.min(end));
-            }
-        }
+        };
         // What is only in memory yet lies behind everything in the segments.
         let mut cursor = PartitionCursor::new(Arc::clone(self), walked);
         while let Some(frame) = cursor.next_frame(end)? {
             if target.reached_by(&frame.header) {
-                return Ok(frame.header.base_offset);
+                // The first frame may begin before the log start.
+                return Ok(frame.header.base_offset.max(walked));
             }
         }
         Ok(end)
+    }
+
+    /// The same in the files: where it is, or how far they were walked.
+    fn find_in(&self, segments: &[Arc<Segment>], target: Target) -> Result<(u64, bool)> {
+        let mut walked = self.log_start();
+        for segment in segments {
+            if segment.summary().is_some_and(|summary| !summary.may_hold(target)) {
+                continue;
+            }
+            let looked = segment.seek(target).and_then(|(position, offset)| {
+                let mut reader = FrameReader::new(Arc::clone(segment), position, offset, READ_BYTES);
+                reader.skip_until(|header| target.reached_by(header)).map(|()| reader)
+            });
+            let reader = match looked {
+                // Retention has taken it away meanwhile.
+                Err(_) if segment.summary().is_some_and(|summary| summary.next_offset <= self.log_start()) => continue,
+                looked => looked?,
+            };
+            walked = walked.max(reader.next_offset());
+            if !reader.at_end() {
+                return Ok((walked, true));
+            }
+        }
+        Ok((walked, false))
     }
 }

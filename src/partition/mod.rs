@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! - `log_start <= durable_end`, `visible_end <= log end`; for a synced topic `visible_end <= durable_end`.
-//! - What is visible never goes away or changes while the log is open.
+//! - What is visible never goes away or changes while the log is open, but for records that a compaction takes away.
 //! - A reader takes an immutable snapshot of the segments and no lock that a writer holds during I/O.
 //! - After a failed sync nothing is written any more: what the disk holds above `durable_end` is unknown.
 
+use std::any::Any;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use event_listener::Event;
@@ -18,20 +19,36 @@ use crate::planted::{self, Bug};
 use crate::segment::{Owner, Segment, lock};
 use crate::storage::Env;
 
+pub(crate) mod compact;
 pub(crate) mod cursor;
+mod deferred;
+pub(crate) mod follow;
+pub(crate) mod live;
 pub(crate) mod recover;
+pub(crate) mod retain;
 mod room;
 pub(crate) mod tail;
+mod write;
 pub(crate) mod writer;
 
 #[cfg(test)]
 mod tests;
 
+use live::LiveSettings;
 use tail::Tail;
 use writer::Writer;
 
 /// Nothing is being committed.
 pub(crate) const IDLE: u64 = u64::MAX;
+
+/// Who appends to a partition that has a guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Anybody: refused as soon as there is a guard.
+    Open,
+    /// The guard itself.
+    Guard,
+}
 
 /// What a partition needs to know of its topic and its log.
 #[derive(Debug, Clone)]
@@ -39,8 +56,10 @@ pub(crate) struct PartitionConfig {
     pub(crate) log_id: u128,
     /// Whether records become visible once they are on the disk (else once they are written).
     pub(crate) synced: bool,
-    pub(crate) segment_bytes_max: u64,
     pub(crate) tail_bytes_max: usize,
+    /// Whether frames that need no sync may be stored through memory.
+    pub(crate) mapped: bool,
+    pub(crate) live: Arc<LiveSettings>,
 }
 
 /// One partition of one topic.
@@ -55,19 +74,31 @@ pub(crate) struct Partition {
     prewriting: Mutex<()>,
     /// Held while unsynced files are being synced outside the writer's lock: one at a time.
     syncing: Mutex<()>,
+    /// Held while segments are replaced or removed: one at a time.
+    maintaining: Mutex<()>,
+    /// How many wait for that to end.
+    maintenance_stops: AtomicUsize,
+    /// When the first tombstone may go that the last compaction has kept.
+    tombstones_due: AtomicI64,
     prewritten: AtomicU64,
     /// The file should be written ahead, or an index be stored.
     wants_upkeep: AtomicBool,
     /// The partition is on the list of those with something to do.
     upkeep_queued: AtomicBool,
+    /// Published frames wait to be written to the file.
+    wants_write: AtomicBool,
     /// Bytes appended since the last checkpoint.
     since_checkpoint: AtomicU64,
     /// The journal may hold frames that the segments have not synced.
     journaled: AtomicBool,
+    /// The journal may hold frames that belong at the end of the active segment, and nobody knows.
+    end_unknown: AtomicBool,
     /// The partition is on the list of those to be synced by interval.
     pub(crate) sync_is_due: AtomicBool,
     segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     log_start: AtomicU64,
+    /// Everything before this offset was compacted.
+    clean_end: AtomicU64,
     visible_end: AtomicU64,
     durable_end: AtomicU64,
     /// A lower bound of the commit numbers that are being written right now; [`IDLE`] if there are none.
@@ -75,8 +106,12 @@ pub(crate) struct Partition {
     pub(crate) tail: Tail,
     /// Notified when `visible_end` has moved, or the partition has failed or closed.
     pub(crate) changed: Event,
+    /// What a layer above watches the appends with. Once it is there, they come through it.
+    guard: OnceLock<Arc<dyn Any + Send + Sync>>,
     failure: OnceLock<Error>,
     closed: OnceLock<Error>,
+    /// The log was opened read-only: why no record is taken.
+    refused: OnceLock<Error>,
     /// The committer's place for this partition's pending frame; only the committer reads or writes it, under its lock.
     pub(crate) queue_slot: AtomicUsize,
 }
@@ -104,21 +139,63 @@ impl Partition {
             writer: Mutex::new(Writer::new(active, place)),
             prewriting: Mutex::new(()),
             syncing: Mutex::new(()),
+            maintaining: Mutex::new(()),
+            maintenance_stops: AtomicUsize::new(0),
+            tombstones_due: AtomicI64::new(i64::MAX),
             wants_upkeep: AtomicBool::new(false),
             upkeep_queued: AtomicBool::new(false),
+            wants_write: AtomicBool::new(false),
             since_checkpoint: AtomicU64::new(0),
             journaled: AtomicBool::new(false),
+            end_unknown: AtomicBool::new(false),
             sync_is_due: AtomicBool::new(false),
             segments: RwLock::new(Arc::new(segments)),
             log_start: AtomicU64::new(log_start),
+            clean_end: AtomicU64::new(log_start),
             visible_end: AtomicU64::new(end),
             durable_end: AtomicU64::new(end),
             inflight: AtomicU64::new(IDLE),
             changed: Event::new(),
+            guard: OnceLock::new(),
             failure: OnceLock::new(),
             closed: OnceLock::new(),
+            refused: OnceLock::new(),
             queue_slot: AtomicUsize::new(usize::MAX),
         }
+    }
+
+    /// What a layer above has attached.
+    #[inline]
+    pub(crate) fn guard(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.guard.get()
+    }
+
+    /// Attaches what `make` makes, if nothing is attached yet.
+    pub(crate) fn guard_or_attach<T: Any + Send + Sync>(
+        &self,
+        make: impl FnOnce() -> Arc<T>,
+    ) -> &Arc<dyn Any + Send + Sync> {
+        self.guard.get_or_init(|| make())
+    }
+
+    /// Whether an append with this pass must go another way. Asked under the lock that puts appends in their order: whoever
+    /// attaches a guard and then takes that lock knows that all others come through it.
+    #[inline]
+    pub(crate) fn bars(&self, pass: Pass) -> bool {
+        pass == Pass::Open && self.guard.get().is_some()
+    }
+
+    /// The largest timestamp of any record; `None` where that is not known, or there is none.
+    pub(crate) fn max_timestamp(&self) -> Option<i64> {
+        let sealed: Vec<i64> = self
+            .segments()
+            .iter()
+            .filter_map(|segment| segment.summary())
+            .map(|summary| summary.max_timestamp)
+            .collect();
+        let newest = sealed.into_iter().fold(lock(&self.writer).place.max_timestamp, i64::max);
+        // A segment that lacks its footer says the one, an empty partition the other.
+        Some(newest).filter(|newest| *newest != i64::MAX && *newest != i64::MIN)
     }
 
     /// What partitions are sorted and told apart by.
@@ -129,6 +206,16 @@ impl Partition {
     /// The first offset that is there.
     pub(crate) fn log_start(&self) -> u64 {
         self.log_start.load(Ordering::Acquire)
+    }
+
+    /// The offset below which everything was compacted.
+    pub(crate) fn clean_end(&self) -> u64 {
+        self.clean_end.load(Ordering::Acquire).max(self.log_start())
+    }
+
+    /// Everything below `offset` was compacted.
+    fn set_clean_end(&self, offset: u64) {
+        self.clean_end.fetch_max(offset, Ordering::AcqRel);
     }
 
     /// The high watermark: one past the last offset that readers see.
@@ -215,7 +302,7 @@ impl Partition {
     /// Whether the partition takes records.
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
-        match self.closed.get().or_else(|| self.failure.get()) {
+        match self.closed.get().or_else(|| self.failure.get()).or_else(|| self.refused.get()) {
             None => Ok(()),
             Some(error) => Err(error.clone()),
         }
@@ -226,14 +313,39 @@ impl Partition {
         self.inflight.load(Ordering::SeqCst)
     }
 
-    /// Announces, holding the writer, that commit numbers are about to be taken from `next_commit`. See `Engine::horizon`.
+    /// Announces, holding the writer, that commit numbers are about to be taken from `next_commit`. Why that is enough, and why
+    /// in this order: see `Engine::horizon_below`.
+    #[inline]
     pub(crate) fn announce(&self, next_commit: &AtomicU64) {
-        self.inflight.store(next_commit.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.inflight.store(next_commit.load(Ordering::Relaxed), Ordering::Release);
     }
 
     /// What was announced is visible, or has failed.
+    #[inline]
     pub(crate) fn announce_end(&self) {
         self.inflight.store(IDLE, Ordering::SeqCst);
+    }
+
+    /// Begins to follow: only who does may listen to `changed`, and it must do so before its last look.
+    pub(crate) fn follow(&self) {
+        self.tail.follow();
+        // The other half of `wake_followers`.
+        let _latest = self.inflight();
+    }
+
+    /// Wakes those who follow, after [`announce_end`](Self::announce_end). To wake costs a fence and a lock, so it is left out
+    /// where nobody follows.
+    ///
+    /// Nobody sleeps through it. Four steps are sequentially consistent: here, the store of `announce_end` and then the load of
+    /// the count; in [`follow`](Self::follow), the count's increment and then the load of `inflight`. If the load here misses
+    /// the increment, all four happened in this order, so `follow` has read that store, or a later one of a writer that came
+    /// after it, and with it everything that was made visible before: the follower's first look finds it. If the load does not
+    /// miss it, the follower is woken, or is not asleep yet and looks once more before it is.
+    #[inline]
+    pub(crate) fn wake_followers(&self) {
+        if self.tail.is_followed() {
+            self.changed.notify(usize::MAX);
+        }
     }
 
     /// Which offsets exist.
@@ -241,20 +353,23 @@ impl Partition {
         OffsetRange { log_start: self.log_start(), high_watermark: self.visible_end() }
     }
 
-    /// What a checkpoint says of this partition: a place that is on the disk. `None` if that is not known: the caller syncs
-    /// first, or keeps what the last checkpoint said.
+    /// What a checkpoint says of this partition: a place before which all is on the disk. `None` if none is known: the caller
+    /// syncs first, or keeps what the last checkpoint said.
     pub(crate) fn checkpoint_entry(&self) -> Option<CheckpointEntry> {
         let writer = lock(&self.writer);
-        let known = writer.unsynced.is_empty() || planted::is(Bug::CheckpointAhead);
-        if !known || self.failure().is_some() {
-            return None;
-        }
-        self.since_checkpoint.store(0, Ordering::Relaxed);
+        let all = writer.unsynced.is_empty() && writer.deferred.is_empty() || planted::is(Bug::CheckpointAhead);
+        // A partition that is written to without a pause is never synced up to its end.
+        let place = if all { Some(writer.place) } else { writer.synced_place };
+        let place = place.filter(|_| self.failure().is_none())?;
+        let same_file = place.segment_base == writer.place.segment_base;
+        let since = writer.place.position - if same_file { place.position } else { 0 };
+        self.since_checkpoint.store(since, Ordering::Relaxed);
         Some(CheckpointEntry {
             topic_id: self.owner.topic_id,
             partition: self.owner.partition,
             log_start: self.log_start(),
-            place: writer.place,
+            clean_end: self.clean_end(),
+            place,
         })
     }
 
@@ -279,14 +394,15 @@ impl Partition {
         self.wants_upkeep.load(Ordering::Relaxed) && !self.upkeep_queued.swap(true, Ordering::AcqRel)
     }
 
-    /// Does in the background what the writer wished for.
-    pub(crate) fn upkeep(&self) {
+    /// Does in the background what the writer wished for. Answers whether it has sealed a segment since the last time.
+    pub(crate) fn upkeep(&self) -> bool {
         // Taken back first: what is wished for from now on is a wish of its own.
         self.wants_upkeep.store(false, Ordering::Relaxed);
         self.upkeep_queued.store(false, Ordering::Release);
-        self.store_indexes();
+        let sealed = self.store_indexes();
         if self.config.synced {
             self.make_room_ahead();
         }
+        sealed
     }
 }

@@ -2,16 +2,17 @@
 //!
 //! Everything here may be cut off by a crash at any call and run again: each step leaves files that the next run reads to the
 //! same answer. The journal has been redone before.
+//!
+//! The same walk serves whoever may only [look]: it finds what recovery would leave, and leaves it to recovery.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Partition, PartitionConfig};
-use crate::error::{Corruption, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::FormatError;
 use crate::format::checkpoint::{CheckpointEntry, SegmentPlace};
-use crate::format::segment::SegmentHeader;
 use crate::planted::{self, Bug};
 use crate::segment::create::{self, footer_bytes};
 use crate::segment::scan::{self, ScanEnd};
@@ -21,9 +22,12 @@ use crate::storage::{Env, File};
 
 mod adopt;
 mod found;
+mod look;
+mod nothing;
 
 use adopt::{Unproven, rewrite, rewrite_unproven};
 use found::{Found, Listing};
+use nothing::{missing, no_segment, unreachable_place};
 
 /// What opening a partition found and did.
 #[derive(Debug, Clone, Default)]
@@ -52,8 +56,15 @@ struct Recovery<'a> {
     certain: u64,
     /// The incarnation of the segment that the checkpoint names: its header is on the disk.
     settled: Option<u64>,
+    /// Where that segment begins: it is in use, and so is what follows it.
+    named_base: u64,
+    /// Where the partition starts; `None` if what said so is lost.
+    log_start: Option<u64>,
     /// Where the first file begins whose header is damaged: it is left out of the walk, with all after it.
     damaged_base: Option<u64>,
+    /// Whether what is unfinished is mended. If not, another process may be writing.
+    mends: bool,
+    names_in_doubt: bool,
     findings: Findings,
 }
 
@@ -65,23 +76,71 @@ enum End {
     Damaged(Error),
 }
 
-/// Opens the partition in `dir`. `journaled_upto` is the offset after the last frame that the journal held of it.
+/// What is known of a partition before its files are looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known<'a> {
+    pub(crate) checkpoint: Option<&'a CheckpointEntry>,
+    /// Where it starts without a checkpoint; `None` if the newest checkpoint is lost: it starts where its first file does.
+    pub(crate) log_start: Option<u64>,
+    /// The offset after the last frame that the journal held of it.
+    pub(crate) journaled_upto: u64,
+    /// Whether names of files may be in the cache only.
+    pub(crate) names_in_doubt: bool,
+}
+
+/// Opens the partition in `dir`.
 pub(crate) fn open(
     env: &Env,
     owner: Arc<Owner>,
     config: PartitionConfig,
     dir: PathBuf,
-    checkpoint: Option<&CheckpointEntry>,
-    journaled_upto: u64,
+    known: Known<'_>,
 ) -> Result<(Partition, Findings)> {
+    run(env, owner, config, dir, known, true)
+}
+
+/// [`open`] without a change to any file. An error of kind `NotFound` or damage may be that of a moment: a file has gone, or was
+/// looked at while it was written to. The caller looks again.
+pub(crate) fn look(
+    env: &Env,
+    owner: Arc<Owner>,
+    config: PartitionConfig,
+    dir: PathBuf,
+    known: Known<'_>,
+) -> Result<(Partition, Findings)> {
+    run(env, owner, config, dir, known, false)
+}
+
+fn run(
+    env: &Env,
+    owner: Arc<Owner>,
+    config: PartitionConfig,
+    dir: PathBuf,
+    known: Known<'_>,
+    mends: bool,
+) -> Result<(Partition, Findings)> {
+    let Known { checkpoint, log_start, journaled_upto, names_in_doubt } = known;
     let settled = checkpoint.map(|entry| entry.place.incarnation);
     let certain = checkpoint.map_or(0, |entry| entry.place.next_offset).max(journaled_upto);
     let findings = Findings::default();
-    let mut recovery =
-        Recovery { env, owner: &owner, config: &config, dir: &dir, certain, settled, damaged_base: None, findings };
+    let log_start = log_start.map(|start| checkpoint.map_or(start, |entry| entry.log_start));
+    let mut recovery = Recovery {
+        env,
+        owner: &owner,
+        config: &config,
+        dir: &dir,
+        certain,
+        settled,
+        named_base: checkpoint.map_or(0, |entry| entry.place.segment_base),
+        log_start,
+        damaged_base: None,
+        mends,
+        names_in_doubt,
+        findings,
+    };
     let Listing { mut found, damaged } = recovery.list()?;
     recovery.damaged_base = damaged.as_ref().map(|(base, _)| *base);
-    let log_start = checkpoint.map_or(0, |entry| entry.log_start);
+    let log_start = log_start.unwrap_or_else(|| found.first().map_or(0, |first| first.header.base_offset));
     let walked = match (recovery.walk(&mut found, checkpoint, log_start), damaged) {
         // What comes before a file that cannot be read is served all the same.
         (Ok((place, End::Intact)), Some((_, error))) => Ok((place, End::Damaged(error))),
@@ -92,16 +151,15 @@ pub(crate) fn open(
         Err(error) if error.kind() == ErrorKind::Corrupt => (unreachable_place(checkpoint), End::Damaged(error)),
         other => other?,
     };
-    let mut findings = recovery.findings;
+    let mut findings = std::mem::take(&mut recovery.findings);
     findings.last_commit = findings.last_commit.max(place.last_commit);
 
+    let found_len = found.last().map_or(0, |last| last.len);
     let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(found.len() + 1);
-    for Found { segment, file, .. } in found {
-        segment.adopt_file(file);
-        segments.push(Arc::new(segment));
-    }
+    segments.extend(found.into_iter().map(|found| Arc::new(found.segment)));
+    recovery.drop_left_over(&mut segments, log_start)?;
     let needs_new = segments.last().is_none_or(|last| last.is_sealed());
-    if needs_new && matches!(end, End::Intact) {
+    if needs_new && matches!(end, End::Intact) && mends {
         let segment = create::create(env, &dir, &owner, config.log_id, place.next_offset, true)?;
         place = first_place(segment.base_offset, segment.incarnation);
         segments.push(Arc::new(segment));
@@ -112,6 +170,12 @@ pub(crate) fn open(
     };
     let log_start = log_start.max(segments.first().map_or(0, |first| first.base_offset));
     let partition = Partition::new(env.clone(), owner, config, dir, segments, active, place, log_start);
+    if !mends {
+        partition.only_read(certain);
+    } else if !needs_new {
+        partition.has_room_behind(found_len);
+    }
+    partition.set_clean_end(checkpoint.map_or(0, |entry| entry.clean_end).min(partition.visible_end()));
     if let End::Damaged(error) = end {
         findings.damage.push(error.clone());
         partition.fail(error);
@@ -183,8 +247,8 @@ impl Recovery<'_> {
             // A footer may have reached the disk before the records that it closes.
             return Ok(0);
         }
-        for (index, Found { file, len, header, .. }) in found.iter().enumerate() {
-            let sealed = scan::footer(file, header.incarnation, *len)
+        for (index, found) in found.iter().enumerate() {
+            let sealed = scan::footer(&found.file()?, found.header.incarnation, found.len)
                 .map_err(|error| Error::io("cannot read a segment's footer", error))?;
             if sealed.is_none() {
                 return Ok(index);
@@ -202,7 +266,8 @@ impl Recovery<'_> {
     /// there is met, and reported, by whoever reads it.
     fn open_sealed(&mut self, found: &mut [Found], index: usize) -> Result<()> {
         let next_base = self.next_base(found, index);
-        let Some(Found { segment, file, len, header }) = found.get(index) else { return Ok(()) };
+        let Some(at) = found.get(index) else { return Ok(()) };
+        let (Found { segment, len, header }, file) = (at, &at.file()?);
         let failed = |error| segment.io("read", error);
         if let Some((frame, footer, position)) = scan::footer(file, header.incarnation, *len).map_err(failed)? {
             segment.set_readable(position);
@@ -211,6 +276,7 @@ impl Recovery<'_> {
                 next_offset: frame.next_offset(),
                 max_timestamp: frame.max_timestamp,
                 last_commit: footer.last_commit,
+                record_count: footer.record_count,
             });
             return Ok(());
         }
@@ -223,7 +289,10 @@ impl Recovery<'_> {
         }
         segment.set_readable(place.position);
         segment.reset_index(place.position);
-        segment.set_sealed(Summary { max_timestamp: i64::MAX, ..Summary::of(&place) });
+        // Where the walk came to the end, so did the largest time; else nobody may think that the segment is old.
+        let whole = next_base.is_none_or(|base| base == place.next_offset);
+        let max_timestamp = if whole { place.max_timestamp } else { i64::MAX };
+        segment.set_sealed(Summary { max_timestamp, ..Summary::of(&place) });
         Ok(())
     }
 
@@ -235,8 +304,9 @@ impl Recovery<'_> {
         place: &mut SegmentPlace,
         proven: &mut u64,
     ) -> Result<Option<Error>> {
-        let Some(Found { segment, file, len, .. }) = found.get(index) else { return Ok(None) };
-        let (file, len, from) = (Arc::clone(file), *len, place.position);
+        let Some(at) = found.get(index) else { return Ok(None) };
+        let (Found { segment, len, .. }, file, from) = (at, at.file()?, place.position);
+        let len = *len;
         segment.set_readable(from);
         segment.reset_index(from);
         segment.index().set_max_timestamp(place.max_timestamp);
@@ -244,22 +314,25 @@ impl Recovery<'_> {
             let why = segment.corrupt(FormatError::Short, len, None, Some(place.next_offset));
             return Ok(Some(why));
         }
-        let mut unproven = None;
+        let mut unproven = Unproven::default();
         let records_before = place.record_count;
         let scanned = {
             let mut index = segment.index();
             scan::frames(&file, place, len, |position, header| {
                 index.note(position, header);
                 *proven = (*proven).max(header.durable_upto);
-                // The newest `durable_upto` decides, so the headers are walked again once it is known.
-                unproven.get_or_insert(Unproven { position, base_offset: header.base_offset });
+                unproven.note(position, header, *proven);
             })
         };
         let end = scanned.map_err(|error| segment.io("read", error))?;
         self.findings.scanned_bytes += place.position - from;
         self.findings.adopted_records += place.record_count - records_before;
         segment.set_readable(place.position);
+        segment.note_records(place.record_count, place.next_offset);
         self.remove_unused_after(found, index, place)?;
+        if !self.mends {
+            return self.take_as_it_is(found, index, place, end, unproven, proven);
+        }
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
         let next_base = self.next_base(found, index);
         let continues = next_base.is_none_or(|base| base == place.next_offset);
@@ -267,7 +340,9 @@ impl Recovery<'_> {
             // A synced partition begins a file only once all before it is on the disk.
             *proven = (*proven).max(base);
         }
-        let unproven = unproven.filter(|_| !planted::is(Bug::AdoptedTailNotSynced));
+        if planted::is(Bug::AdoptedTailNotSynced) {
+            unproven = Unproven::default();
+        }
         if end == ScanEnd::Sealed && continues {
             if rewrite_unproven(&file, place, unproven, *proven).map_err(|error| segment.io("rewrite", error))? {
                 file.sync_data().map_err(|error| segment.io("sync", error))?;
@@ -284,7 +359,9 @@ impl Recovery<'_> {
             self.cut(found, index, place, len)?;
         }
         let Some(Found { segment, .. }) = found.get(index) else { return Ok(None) };
-        self.make_durable(segment, &file, place, unproven, len, *proven)?;
+        // Zeros are room that was made ahead, if no file follows: nobody takes them for anything else.
+        let is_room = end == ScanEnd::Clean && next_base.is_none();
+        self.make_durable(segment, &file, place, unproven, if is_room { place.position } else { len }, *proven)?;
         if index + 1 < found.len() {
             self.reseal(segment, &file, place)?;
         }
@@ -296,9 +373,15 @@ impl Recovery<'_> {
         if planted::is(Bug::RotTruncated) || planted::is(Bug::ResyncPastHole) {
             return Ok(None);
         }
-        let Some(Found { segment, file, len, .. }) = found.get(index) else { return Ok(None) };
+        let Some(at) = found.get(index) else { return Ok(None) };
+        let (Found { segment, len, header }, file) = (at, &at.file()?);
         let failed = |error| segment.io("read", error);
         let why = if let ScanEnd::Damaged(why) = end { why } else { FormatError::Offset };
+        if header.compacted {
+            // It was whole on the disk before it got its name.
+            let next = self.next_base(found, index);
+            return Ok(Some(segment.corrupt(why, place.position, Some(place.next_offset), next)));
+        }
         if why.is_from_the_future() {
             // Intact, and of this file: whatever it is, it was not left unfinished.
             return Ok(Some(segment.corrupt(why, place.position, Some(place.next_offset), None)));
@@ -307,7 +390,7 @@ impl Recovery<'_> {
             scan::proof_of_rot(file, place.incarnation, place.next_offset, place.position, *len).map_err(failed)?;
         for later in found.iter().skip(index + 1) {
             if proof.is_none() {
-                proof = scan::proof_of_rot(&later.file, later.header.incarnation, place.next_offset, 0, later.len)
+                proof = scan::proof_of_rot(&later.file()?, later.header.incarnation, place.next_offset, 0, later.len)
                     .map_err(failed)?;
             }
         }
@@ -332,6 +415,9 @@ impl Recovery<'_> {
     }
 
     fn remove_unused(&self, unused: Found) -> Result<()> {
+        if !self.mends {
+            return Ok(());
+        }
         self.env.storage.remove_file(unused.segment.path()).map_err(|error| unused.segment.io("remove", error))
     }
 
@@ -342,7 +428,8 @@ impl Recovery<'_> {
             self.findings.cut_bytes += found.drain(index + 1..).map(|later| later.len).sum::<u64>();
             self.set_aside(&later)?;
         }
-        let Some(Found { segment, file, .. }) = found.get(index) else { return Ok(()) };
+        let Some(at) = found.get(index) else { return Ok(()) };
+        let (Found { segment, .. }, file) = (at, &at.file()?);
         let failed = |error| segment.io("cut the unfinished end of", error);
         let Some(last) = scan::last_nonzero(file, place.position, len).map_err(failed)? else { return Ok(()) };
         let mut bytes = vec![0; usize::try_from(last - place.position).unwrap_or(usize::MAX)];
@@ -365,7 +452,7 @@ impl Recovery<'_> {
         segment: &Segment,
         file: &Arc<dyn File>,
         place: &SegmentPlace,
-        unproven: Option<Unproven>,
+        unproven: Unproven,
         len: u64,
         proven: u64,
     ) -> Result<()> {
@@ -396,36 +483,4 @@ impl Recovery<'_> {
         segment.set_sealed(Summary::of(place));
         Ok(())
     }
-}
-
-fn missing(owner: &Owner, offset: u64, what: &str) -> Error {
-    Error::corrupt(
-        what,
-        Corruption {
-            file: format!("topics/{}/{}/{}", owner.topic, owner.partition, Segment::file_name(offset)),
-            topic: Some(owner.topic.to_string()),
-            partition: Some(owner.partition),
-            position: 0,
-            first_offset: Some(offset),
-            next_offset: None,
-        },
-    )
-}
-
-/// Where a partition ends whose files cannot even be walked.
-fn unreachable_place(checkpoint: Option<&CheckpointEntry>) -> SegmentPlace {
-    checkpoint.map_or(first_place(0, 0), |entry| entry.place)
-}
-
-/// Stands for the active segment of a partition that has none to write to, because it is damaged.
-fn no_segment(env: &Env, owner: &Arc<Owner>, dir: &Path) -> Segment {
-    let header = SegmentHeader {
-        log_id: 0,
-        topic_id: owner.topic_id,
-        partition: owner.partition,
-        base_offset: 0,
-        incarnation: 0,
-        created_at: 0,
-    };
-    Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), dir.join(Segment::file_name(0)), &header, 0, None)
 }

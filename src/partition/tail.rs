@@ -38,13 +38,14 @@ impl Tail {
         }
     }
 
-    /// Whether somebody follows, so that frames are worth keeping.
+    /// Whether somebody follows, so that frames are worth keeping. For the ordering see `Partition::wake_followers`.
+    #[inline]
     pub(crate) fn is_followed(&self) -> bool {
-        self.followers.load(Ordering::Relaxed) > 0
+        self.followers.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn follow(&self) {
-        self.followers.fetch_add(1, Ordering::Relaxed);
+        self.followers.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn unfollow(&self) {

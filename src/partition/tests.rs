@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Partition;
 use super::cursor::PartitionCursor;
 use super::tail::Tail;
+use super::{Partition, Pass};
 use crate::error::ErrorKind;
+use crate::format::compression::{Compression, Method};
+use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::{FrameBuilder, FramePlace, RecordIter};
 use crate::log::engine::Engine;
 use crate::log::open::open;
@@ -31,7 +33,7 @@ fn frame(offset: u64, len: usize) -> Frame {
     push(&mut builder, 0, len);
     let (header, bytes) =
         builder.finish(FramePlace { incarnation: 1, base_offset: offset, durable_upto: 0, commit: offset });
-    own_frame(header, &Bytes::copy_from_slice(bytes))
+    own_frame(header, bytes, Bytes::copy_from_slice(&bytes[FRAME_HEADER_BYTES..]))
 }
 
 fn kept(tail: &Tail) -> Vec<u64> {
@@ -155,6 +157,39 @@ fn the_room_ahead_is_made_and_taken_back() {
     assert_eq!(len(), partition.size_bytes(), "a closed log has no bytes but its own");
 }
 
+/// In tests the room ends at multiples of 512 bytes, from 4096 bytes on.
+#[test]
+fn a_relaxed_writer_has_aligned_room_ahead_of_it() {
+    let disk = Arc::new(FaultDisk::new(Arc::new(MemoryDisk::default())));
+    let engine = engine(Arc::clone(&disk) as _);
+    let settings = TopicSettings::default().durability(Durability::Os).segment_bytes_max(1 << 20);
+    let partition = engine.create_topic("t", settings).unwrap().partition(0).unwrap();
+    let len = || partition.segments().last().unwrap().file().unwrap().len().unwrap();
+    let append = |bytes| engine.append_relaxed(&partition, Durability::Os, |builder| push(builder, 0, bytes)).unwrap();
+    while partition.size_bytes() < 512 {
+        append(100);
+        assert_eq!(len(), partition.size_bytes(), "a small file has no room ahead");
+    }
+    for bytes in (0..900).chain([10; 20]) {
+        append(bytes);
+        assert_eq!(len(), partition.size_bytes().next_multiple_of(512));
+    }
+    append(2000);
+    assert_eq!(len(), partition.size_bytes(), "no room for a large frame");
+    // Room that cannot be made is done without.
+    disk.arm(Plan { classes: &[Class::Write], at: 0, fault: Fault::Enospc, repeat: Repeat::Once });
+    append(10);
+    assert_eq!((disk.fired(), len()), (1, partition.size_bytes()));
+    append(10);
+    assert!(len() > partition.size_bytes());
+    partition.finish().unwrap();
+    assert_eq!(len(), partition.size_bytes(), "a closed log has no bytes but its own");
+    let mut cursor = PartitionCursor::new(Arc::clone(&partition), 0);
+    for offset in 0..partition.visible_end() {
+        assert_eq!(cursor.next_frame(u64::MAX).unwrap().unwrap().header.base_offset, offset);
+    }
+}
+
 /// The sync that sealing a segment needs has failed; the next one succeeds without having written anything.
 #[test]
 fn a_sync_that_failed_in_a_rotation_is_not_tried_again() {
@@ -184,15 +219,61 @@ fn an_append_that_fails_wakes_who_was_held_up_by_its_number() {
     let disk = Arc::new(FaultDisk::new(Arc::new(MemoryDisk::default())));
     let engine = engine(Arc::clone(&disk) as _);
     let partition = partition(&engine, Durability::Os);
+    partition.follow();
     let mut listener = partition.changed.listen();
     disk.arm(Plan { classes: &[Class::Write], at: 0, fault: Fault::Eio, repeat: Repeat::Once });
     let next = AtomicU64::new(1);
-    partition.append_relaxed(&next, |builder| push(builder, 0, 10)).unwrap_err();
+    partition.append_relaxed(Pass::Open, &next, |builder| push(builder, 0, 10)).unwrap_err();
     assert_eq!(partition.inflight(), super::IDLE);
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(std::future::Future::poll(std::pin::Pin::new(&mut listener), &mut cx).is_ready());
-    let written = partition.append_relaxed(&next, |builder| push(builder, 0, 10)).unwrap();
-    let mut cursor = PartitionCursor::new(Arc::clone(&partition), written.base_offset);
+    let written = partition.append_relaxed(Pass::Open, &next, |builder| push(builder, 0, 10)).unwrap();
+    let mut cursor = PartitionCursor::new(Arc::clone(&partition), written.unwrap().base_offset);
     let frame = cursor.next_frame(u64::MAX).unwrap().unwrap();
     assert_eq!(RecordIter::new(&frame.header, &frame.body).next_record().unwrap().unwrap().offset, 0);
+}
+
+/// Changed while the topic is open: frames that are there stay as they are, and all are read.
+#[test]
+fn compression_changes_with_the_next_frame() {
+    let engine = engine(Arc::new(MemoryDisk::default()));
+    let partition = partition(&engine, Durability::Os);
+    let kinds = [Compression::None, Compression::Zstd { level: 7 }, Compression::Lz4, Compression::None];
+    for compression in kinds {
+        partition.config.live.set_compression(compression);
+        assert_eq!(partition.config.live.compression(), compression);
+        engine.append_relaxed(&partition, Durability::Os, |builder| push(builder, 1, 500)).unwrap();
+    }
+    let mut cursor = PartitionCursor::new(Arc::clone(&partition), 0);
+    for method in [Method::Plain, Method::Zstd, Method::Lz4, Method::Plain] {
+        let frame = cursor.next_frame(4).unwrap().unwrap();
+        assert_eq!(frame.header.compression, method);
+        let value = RecordIter::new(&frame.header, &frame.body).next_record().unwrap().unwrap().value;
+        assert_eq!(value, Some(&[7; 500][..]));
+    }
+}
+
+/// Or the log of a partition that never rests would be read from its beginning after a crash.
+#[test]
+fn the_checkpoint_of_a_partition_that_is_written_to_without_a_pause_names_what_the_last_sync_covered() {
+    let engine = engine(Arc::new(MemoryDisk::default()));
+    let partition = partition(&engine, Durability::Os);
+    let append = |count: u64| {
+        for _ in 0..count {
+            engine.append_relaxed(&partition, Durability::Os, |builder| push(builder, 0, 100)).unwrap();
+        }
+    };
+    append(30);
+    assert!(partition.checkpoint_entry().is_none(), "nothing was synced yet");
+    partition.sync_written().unwrap();
+    let synced = partition.checkpoint_entry().unwrap().place;
+    assert_eq!((synced.next_offset, partition.since_checkpoint()), (30, 0));
+    for _ in 0..2 {
+        // What was written since may have begun another file.
+        append(20);
+        assert_eq!(partition.checkpoint_entry().unwrap().place, synced);
+        assert!(partition.since_checkpoint() > 0);
+    }
+    partition.sync_written().unwrap();
+    assert_eq!(partition.checkpoint_entry().unwrap().place.next_offset, 70);
 }

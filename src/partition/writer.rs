@@ -2,11 +2,13 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use bytes::Bytes;
 
-use super::Partition;
+use super::deferred::Deferred;
+use super::follow::Followed;
+use super::{Partition, Pass};
 use crate::error::Result;
 use crate::format::checkpoint::SegmentPlace;
 use crate::format::frame::{FrameHeader, header_crc};
@@ -15,8 +17,8 @@ use crate::format::record::{FrameBuilder, FramePlace};
 use crate::planted::{self, Bug};
 use crate::segment::reader::own_frame;
 use crate::segment::{Segment, Summary, advance, create, first_place, lock};
-use crate::storage::File;
 use crate::storage::files::{write_all_at, write_zeros};
+use crate::storage::{File, Window};
 
 /// The first step in which a partition's file grows ahead of its writer; each step doubles up to the last.
 const ROOM_BYTES_MIN: u64 = 8 * 1024;
@@ -26,18 +28,29 @@ pub(super) const ROOM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) active: Arc<Segment>,
-    file: Option<Arc<dyn File>>,
+    file: Option<Weak<dyn File>>,
     pub(crate) place: SegmentPlace,
     /// Segments that hold bytes no sync has covered yet, oldest first.
     pub(crate) unsynced: Vec<Arc<Segment>>,
+    /// A place before which everything is on the disk, whatever was written behind it since.
+    pub(super) synced_place: Option<SegmentPlace>,
     /// The name of the active segment is not durable yet.
     pub(super) dir_unsynced: bool,
     /// Sealed segments whose index is still to be written.
     pub(super) unindexed: Vec<(Arc<Segment>, SegmentPlace)>,
     pub(super) room_step: u64,
+    /// The newest frame is in the journal: its file needs no sync soon.
+    pub(super) is_journaled: bool,
+    /// How long recovery has found the file.
+    pub(super) found_len: u64,
+    /// The room ahead as memory: what lies in it is stored there instead of being written.
+    pub(super) window: Option<Box<dyn Window>>,
     /// The position from which on the next frame goes into the index.
     index_due: u64,
     scratch: FrameBuilder,
+    pub(super) deferred: Deferred,
+    /// What is known of a partition that another process writes.
+    pub(super) followed: Followed,
 }
 
 impl Writer {
@@ -49,30 +62,39 @@ impl Writer {
             file: None,
             place,
             unsynced: Vec::new(),
+            synced_place: None,
             dir_unsynced: false,
             unindexed: Vec::new(),
             room_step: ROOM_BYTES_MIN,
+            is_journaled: false,
+            found_len: 0,
+            window: None,
             scratch: FrameBuilder::new(),
+            deferred: Deferred::default(),
+            followed: Followed::default(),
         }
     }
 
-    pub(super) fn file(&mut self) -> Result<Arc<dyn File>> {
-        match &self.file {
-            Some(file) => Ok(Arc::clone(file)),
-            None => Ok(Arc::clone(self.file.insert(self.active.file()?))),
-        }
-    }
-
-    /// [`file`](Self::file), borrowed.
+    /// The file of the active segment. Held weakly, or a log of many partitions would have as many files open.
     #[inline]
-    fn file_ref(&mut self) -> Result<&dyn File> {
-        if self.file.is_none() {
-            self.file = Some(self.active.file()?);
+    pub(super) fn file(&mut self) -> Result<Arc<dyn File>> {
+        if let Some(file) = self.file.as_ref().and_then(Weak::upgrade) {
+            self.active.touch();
+            return Ok(file);
         }
-        match &self.file {
-            Some(file) => Ok(&**file),
-            None => unreachable!("it was just put there"),
-        }
+        let file = self.active.file()?;
+        self.file = Some(Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Goes on in a segment that is there already, before its first frame.
+    pub(super) fn enter(&mut self, segment: Arc<Segment>) {
+        self.place = SegmentPlace {
+            last_commit: self.place.last_commit,
+            ..first_place(segment.base_offset, segment.incarnation)
+        };
+        self.file = None;
+        self.active = segment;
     }
 
     pub(super) fn mark_unsynced(&mut self) {
@@ -87,7 +109,9 @@ impl Writer {
 pub(crate) struct Staged {
     pub(crate) header: FrameHeader,
     pub(crate) target: FrameTarget,
+    /// What is stored, and the body that is read from it.
     pub(crate) bytes: Bytes,
+    body: Bytes,
 }
 
 /// What an append without a sync has reached.
@@ -99,8 +123,10 @@ pub(crate) struct Written {
 
 /// Exclusive access to the end of a partition.
 pub(crate) struct WriterGuard<'a> {
-    partition: &'a Partition,
-    writer: MutexGuard<'a, Writer>,
+    pub(super) partition: &'a Partition,
+    pub(super) writer: MutexGuard<'a, Writer>,
+    /// What was written to and is not synced yet: it must not be closed in between.
+    pub(super) held: Option<Arc<dyn File>>,
 }
 
 /// A panic between the two announcements must not hold readers up for ever: nobody commits what was announced any more.
@@ -115,20 +141,26 @@ impl Drop for WriterGuard<'_> {
 impl Partition {
     /// Waits for the writer.
     pub(crate) fn writer(&self) -> WriterGuard<'_> {
-        WriterGuard { partition: self, writer: lock(&self.writer) }
+        WriterGuard { partition: self, writer: lock(&self.writer), held: None }
     }
 
     /// Appends one frame to the page cache and makes it visible at once. `next_commit` is the log's counter: the number is
-    /// taken under this partition's lock, so that numbers ascend within the partition.
+    /// taken under this partition's lock, so that numbers ascend within the partition. `None` if the partition has a guard that
+    /// the append must come through.
     pub(crate) fn append_relaxed(
         &self,
+        pass: Pass,
         next_commit: &AtomicU64,
         fill: impl FnOnce(&mut FrameBuilder),
-    ) -> Result<Written> {
+    ) -> Result<Option<Written>> {
         let mut guard = self.writer();
+        if self.bars(pass) {
+            return Ok(None);
+        }
         let mut scratch = std::mem::take(&mut guard.writer.scratch);
         scratch.clear();
         fill(&mut scratch);
+        scratch.compress(self.config.live.compression());
         let answer = guard.append_visible(&mut scratch, next_commit);
         guard.writer.scratch = scratch;
         drop(guard);
@@ -136,30 +168,44 @@ impl Partition {
     }
 
     /// [`append_relaxed`](Self::append_relaxed) of a frame that is built already.
-    pub(crate) fn append_relaxed_built(&self, builder: &mut FrameBuilder, next_commit: &AtomicU64) -> Result<Written> {
-        let answer = self.writer().append_visible(builder, next_commit);
+    pub(crate) fn append_relaxed_built(
+        &self,
+        pass: Pass,
+        builder: &mut FrameBuilder,
+        next_commit: &AtomicU64,
+    ) -> Result<Option<Written>> {
+        // Before the lock is taken.
+        builder.compress(self.config.live.compression());
+        let mut guard = self.writer();
+        if self.bars(pass) {
+            return Ok(None);
+        }
+        let answer = guard.append_visible(builder, next_commit);
+        drop(guard);
         self.announce_written(answer)
     }
 
     #[inline]
-    fn announce_written(&self, answer: Result<FrameHeader>) -> Result<Written> {
+    fn announce_written(&self, answer: Result<FrameHeader>) -> Result<Option<Written>> {
         // After a failure as well: readers of several partitions were held up by the number that was announced.
-        self.changed.notify(usize::MAX);
+        self.wake_followers();
         let header = answer?;
-        Ok(Written { base_offset: header.base_offset, commit: header.commit })
+        Ok(Some(Written { base_offset: header.base_offset, commit: header.commit }))
     }
 
     /// Syncs everything that is written, oldest segment first, and returns the offset below which all is on the disk.
     pub(crate) fn sync_written(&self) -> Result<u64> {
         let _one_at_a_time = lock(&self.syncing);
-        let (segments, active, position, dir_unsynced, end) = {
-            let writer = lock(&self.writer);
+        let (segments, active, place, dir_unsynced) = {
+            let mut guard = self.writer();
             if let Some(failure) = self.failure() {
                 return Err(failure.clone());
             }
-            let Writer { unsynced, active, place, dir_unsynced, .. } = &*writer;
-            (unsynced.clone(), Arc::clone(active), place.position, *dir_unsynced, place.next_offset)
+            guard.write_deferred()?;
+            let Writer { unsynced, active, place, dir_unsynced, .. } = &*guard.writer;
+            (unsynced.clone(), Arc::clone(active), *place, *dir_unsynced)
         };
+        let end = place.next_offset;
         for segment in &segments {
             segment.own_handle()?.sync_data().map_err(|error| self.poison(error))?;
         }
@@ -170,7 +216,8 @@ impl Partition {
         // The list is cleared only now, so that nobody takes it for empty while the sync runs; what was written to the
         // active segment meanwhile (or the footer it got) keeps it there.
         let mut writer = lock(&self.writer);
-        let untouched = Arc::ptr_eq(&writer.active, &active) && writer.place.position == position;
+        writer.synced_place = Some(place);
+        let untouched = Arc::ptr_eq(&writer.active, &active) && writer.place.position == place.position;
         let is_done = |segment: &Arc<Segment>| {
             segments.iter().any(|done| Arc::ptr_eq(done, segment)) && (untouched || !Arc::ptr_eq(segment, &active))
         };
@@ -186,7 +233,8 @@ impl WriterGuard<'_> {
     /// Starts a new segment if `len` more bytes would be too many for this one.
     pub(crate) fn prepare(&mut self, len: usize) -> Result<()> {
         let place = &self.writer.place;
-        let full = place.frame_count > 0 && place.position + len as u64 > self.partition.config.segment_bytes_max;
+        let full =
+            place.frame_count > 0 && place.position + len as u64 > self.partition.config.live.segment_bytes_max();
         // The footer's span of offsets has 32 bits.
         let long = place.next_offset - place.segment_base >= u64::from(u32::MAX / 2);
         if full || long {
@@ -199,11 +247,12 @@ impl WriterGuard<'_> {
     fn append_visible(&mut self, builder: &mut FrameBuilder, next_commit: &AtomicU64) -> Result<FrameHeader> {
         self.partition.check_open()?;
         self.prepare(builder.len())?;
-        // Announced before the number is taken: see `Engine::horizon`.
+        self.partition.make_relaxed_room(&mut self.writer, builder.len());
+        // Announced before the number is taken: see `Engine::horizon_below`.
         self.partition.announce(next_commit);
-        let answer = self.append(builder, next_commit.fetch_add(1, Ordering::SeqCst));
+        let answer = self.append(builder, next_commit.fetch_add(1, Ordering::AcqRel));
         if let Ok(header) = &answer {
-            self.publish(header, builder.bytes());
+            self.publish(header, builder);
         }
         self.partition.announce_end();
         answer
@@ -211,10 +260,13 @@ impl WriterGuard<'_> {
 
     /// Gives the frame its offsets and writes it at the end; not yet synced or visible. After an error nothing has changed.
     pub(crate) fn append(&mut self, builder: &mut FrameBuilder, commit: u64) -> Result<FrameHeader> {
+        // A sync of this frame says that those before it are on the disk as well.
+        self.write_deferred()?;
         let place = self.writer.place;
         let (header, bytes) = builder.finish(self.frame_place(&place, commit));
         self.write(place.position, bytes)?;
         self.moved_past(&header, bytes);
+        self.writer.is_journaled = false;
         self.writer.mark_unsynced();
         Ok(header)
     }
@@ -245,17 +297,18 @@ impl WriterGuard<'_> {
     }
 
     /// Makes a synced frame visible.
-    pub(crate) fn publish_synced(&mut self, header: &FrameHeader, bytes: &[u8]) {
+    pub(crate) fn publish_synced(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
         self.partition.durable_end.fetch_max(header.next_offset(), Ordering::AcqRel);
-        self.publish(header, bytes);
+        self.publish(header, builder);
     }
 
     /// Makes a frame that is written visible.
-    pub(crate) fn publish(&mut self, header: &FrameHeader, bytes: &[u8]) {
+    pub(crate) fn publish(&mut self, header: &FrameHeader, builder: &FrameBuilder) {
         let partition = self.partition;
         if partition.tail.is_followed() {
             partition.tail.written(header.next_offset());
-            partition.tail.push(own_frame(*header, &Bytes::copy_from_slice(bytes)));
+            let body = Bytes::copy_from_slice(builder.body());
+            partition.tail.push(own_frame(*header, builder.bytes(), body));
         }
         self.writer.active.set_readable(self.writer.place.position);
         partition.visible_end.store(header.next_offset(), Ordering::Release);
@@ -277,7 +330,8 @@ impl WriterGuard<'_> {
         }
         self.settle();
         let from = self.partition.prewritten.load(Ordering::Acquire).max(self.writer.place.position);
-        let to = to.max((self.writer.place.position + ROOM_BYTES_MIN).min(self.partition.config.segment_bytes_max));
+        let to =
+            to.max((self.writer.place.position + ROOM_BYTES_MIN).min(self.partition.config.live.segment_bytes_max()));
         let file = self.writer.file()?;
         if from < to {
             if let Err(error) = write_zeros(&*file, from, to) {
@@ -294,7 +348,8 @@ impl WriterGuard<'_> {
     /// find a hole before it.
     fn sync_relaxed(&mut self) -> Result<()> {
         for segment in std::mem::take(&mut self.writer.unsynced) {
-            segment.file()?.sync_data().map_err(|error| self.partition.poison(error))?;
+            let synced = segment.file().map_err(io::Error::other).and_then(|file| file.sync_data());
+            synced.map_err(|error| self.partition.poison(error))?;
         }
         if std::mem::take(&mut self.writer.dir_unsynced) {
             let synced = self.partition.env.storage.sync_dir(&self.partition.dir);
@@ -318,29 +373,20 @@ impl WriterGuard<'_> {
             segment_base: place.segment_base,
             position: place.position,
         };
-        Staged { header, target, bytes: builder.into_bytes() }
+        let (bytes, body) = builder.into_bytes();
+        Staged { header, target, bytes, body }
     }
 
     /// Makes a staged frame visible: the journal holds it durably.
     pub(crate) fn publish_staged(&mut self, staged: &Staged) {
         self.moved_past(&staged.header, &staged.bytes);
+        self.writer.is_journaled = true;
         let partition = self.partition;
         // From here on the journal must be kept, all the more if the frame never gets into its file.
         partition.mark_journaled();
-        partition.tail.push(own_frame(staged.header, &staged.bytes));
+        partition.tail.push(own_frame(staged.header, &staged.bytes, staged.body.clone()));
         partition.durable_end.fetch_max(staged.header.next_offset(), Ordering::AcqRel);
         partition.visible_end.store(staged.header.next_offset(), Ordering::Release);
-    }
-
-    /// Writes a published frame to its file. An error poisons the partition: the journal keeps the frame for the next open,
-    /// and memory keeps it for readers until then.
-    pub(crate) fn write_staged(&mut self, staged: &Staged) -> Result<()> {
-        let file = self.writer.file()?;
-        write_all_at(&*file, &staged.bytes, staged.target.position).map_err(|error| self.partition.poison(error))?;
-        self.writer.mark_unsynced();
-        self.writer.active.set_readable(staged.target.position + staged.bytes.len() as u64);
-        self.partition.tail.written(staged.header.next_offset());
-        Ok(())
     }
 
     fn frame_place(&self, place: &SegmentPlace, commit: u64) -> FramePlace {
@@ -367,55 +413,15 @@ impl WriterGuard<'_> {
         }
     }
 
-    /// Writes at the end of the file. After an error the file is as it was.
-    fn write(&mut self, position: u64, bytes: &[u8]) -> Result<()> {
-        let end = position + bytes.len() as u64;
-        if self.partition.config.synced && end > self.partition.prewritten.load(Ordering::Acquire) {
-            // Whoever writes zeros ahead right now would write them over these bytes.
-            self.settle();
-        }
-        let Err(error) = write_all_at(self.writer.file_ref()?, bytes, position) else {
-            if end > self.partition.prewritten.load(Ordering::Relaxed) {
-                self.partition.prewritten.store(end, Ordering::Release);
-            }
-            return Ok(());
-        };
-        let failed = self.writer.active.io("write to", error);
-        if planted::is(Bug::FailedWriteAdvances) {
-            self.writer.place.position = end;
-            return Err(failed);
-        }
-        self.cut_back(position);
-        Err(failed)
-    }
-
-    /// Takes away what a failed write may have left. If even that fails nothing may be written after it.
-    fn cut_back(&mut self, position: u64) {
-        self.settle();
-        let cut = self.writer.file().and_then(|file| {
-            // Synced, lest a power loss brings back in whole what was reported as not written.
-            file.set_len(position)
-                .and_then(|()| file.sync_data())
-                .map_err(|error| self.writer.active.io("cut back", error))
-        });
-        match cut {
-            Ok(()) => self.partition.prewritten.store(position, Ordering::Release),
-            Err(error) => drop(self.partition.poison(io::Error::other(error))),
-        }
-    }
-
-    /// Waits until nobody writes ahead. Holding the writer's lock, nobody can begin to.
-    fn settle(&self) {
-        drop(lock(&self.partition.prewriting));
-    }
-
     /// Starts a new segment and seals the old one. If the new one cannot be made the old one stays in use.
-    fn rotate(&mut self) -> Result<()> {
+    pub(super) fn rotate(&mut self) -> Result<()> {
+        self.write_deferred()?;
         self.settle();
         let partition = self.partition;
         if partition.config.synced && !self.writer.unsynced.is_empty() {
             for segment in std::mem::take(&mut self.writer.unsynced) {
-                segment.file()?.sync_data().map_err(|error| partition.poison(error))?;
+                let synced = segment.file().map_err(io::Error::other).and_then(|file| file.sync_data());
+                synced.map_err(|error| partition.poison(error))?;
             }
         }
         let Partition { env, dir, owner, config, .. } = partition;
@@ -430,6 +436,7 @@ impl WriterGuard<'_> {
         writer.place = first_place(segment.base_offset, segment.incarnation);
         partition.prewritten.store(writer.place.position, Ordering::Release);
         writer.file = None;
+        writer.found_len = 0;
         writer.index_due = writer.place.position;
         writer.active = segment;
         partition.wants_upkeep.store(true, Ordering::Relaxed);
@@ -443,6 +450,9 @@ impl WriterGuard<'_> {
     /// Writes the footer and cuts the room ahead off. Nothing depends on either, so failing to is no error: recovery walks an
     /// unsealed segment as it does the last one.
     fn seal(&mut self) {
+        if !planted::is(Bug::WindowKeptOverCut) {
+            self.writer.window = None;
+        }
         let Writer { active, place, .. } = &*self.writer;
         let sealed = create::footer_bytes(place, self.partition.durable_end());
         let written = self.writer.active.file().and_then(|file| {

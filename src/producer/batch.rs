@@ -1,21 +1,30 @@
 //! Records that are committed together or not at all.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use event_listener::Listener;
 
 use super::delivery::Receipt;
 use super::encode::{choose, with_encoded};
+use super::guard::window::Limits;
+use super::guarded::{Condition, GuardedBatch, Step};
+use super::outgoing::{Outgoing, Owned, SCRATCH_BYTES_MAX};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::format::record::FrameBuilder;
-use crate::log::committer::{Group, Leader, Outcome, Refused};
+use crate::log::committer::{Group, Leader, Outcome, Refused, UnitFrames};
 use crate::log::engine::Engine;
 use crate::log::settings::Durability;
 use crate::log::topic::Snapshot;
-use crate::partition::Partition;
-use crate::record::Record;
+use crate::partition::{Partition, Pass};
+use crate::record::{Record, RecordRef};
 use crate::topic::Topic;
+
+thread_local! {
+    /// The frame that this thread has written last, for the memory that it holds.
+    static SPARE: Cell<Option<FrameBuilder>> = const { Cell::new(None) };
+}
 
 /// Records for any number of partitions and topics of one log, to be written as one by
 /// [`Log::produce_all`](crate::Log::produce_all). Dropping a batch leaves no trace.
@@ -40,8 +49,9 @@ use crate::topic::Topic;
 #[derive(Debug, Default)]
 pub struct Batch {
     engine: Option<Arc<Engine>>,
-    frames: Vec<Part>,
-    places: Vec<Place>,
+    pub(super) frames: Vec<Part>,
+    runs: Vec<Run>,
+    len: usize,
     bytes: usize,
     /// The topic that was added to last, and the time that records without one get: looked up once a batch, not once a record.
     last: Option<Arc<Snapshot>>,
@@ -52,17 +62,21 @@ pub struct Batch {
 
 /// The frame of one partition.
 #[derive(Debug)]
-struct Part {
-    partition: Arc<Partition>,
-    durability: Durability,
-    builder: FrameBuilder,
+pub(super) struct Part {
+    pub(super) partition: Arc<Partition>,
+    pub(super) durability: Durability,
+    /// How far back message identities are known, if they are.
+    pub(super) limits: Option<Limits>,
+    pub(super) builder: FrameBuilder,
 }
 
-/// Where a record of the batch is: which frame, and which record of it.
+/// Where records of the batch are that were added one after the other: which frame, and which records of it. They have one time,
+/// too, so that a batch is mostly one run.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Run {
     frame: u32,
-    record: u32,
+    first: u32,
+    count: u32,
     timestamp: i64,
 }
 
@@ -80,12 +94,12 @@ impl Batch {
 
     /// How many records were added.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.len
     }
 
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.len == 0
     }
 
     /// Adds a record for `topic`.
@@ -96,10 +110,35 @@ impl Batch {
     /// batch that grows beyond the log's `commit_bytes_max`, and for topics of two different logs;
     /// [`Codec`](crate::ErrorKind::Codec) for a value that cannot be encoded. The batch is as it was before.
     pub fn add<T, C: Codec<T>>(&mut self, topic: &Topic<T, C>, record: impl Into<Record<T>>) -> Result<()> {
-        let record = record.into();
-        let engine = topic.engine();
+        self.put(topic, &Owned { record: &record.into(), codec: &*topic.codec })
+    }
+
+    /// Adds a record whose parts are borrowed and whose value is encoded. They are copied before this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+    /// # use annals::{Batch, Log, RecordRef, TopicSettings};
+    /// # let log = Log::in_memory()?;
+    /// # let orders = log.create_raw_topic("orders", TopicSettings::default()).await?;
+    /// let mut batch = Batch::new();
+    /// batch.add_ref(&orders, RecordRef::new("paid").key("order-17"))?;
+    /// assert_eq!(log.produce_all(batch).await?.len(), 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn add_ref<T, C>(&mut self, topic: &Topic<T, C>, record: RecordRef<'_>) -> Result<()> {
+        self.put(topic, &record)
+    }
+
+    #[inline]
+    fn put<T, C>(&mut self, topic: &Topic<T, C>, record: &impl Outgoing) -> Result<()> {
         match &self.engine {
-            Some(ours) if !Arc::ptr_eq(ours, engine) => {
+            Some(ours) if !Arc::ptr_eq(ours, topic.engine()) => {
                 return Err(Error::invalid("the topics of one batch must belong to one opened log"));
             }
             _ => {}
@@ -108,48 +147,57 @@ impl Batch {
             Some(last) if last.topic_id == topic.state.id => last,
             _ => topic.state.snapshot(),
         };
-        let added = self.add_to(topic, &state, &record);
+        let added = self.put_into(topic, &state, record);
         self.last = Some(state);
         added
     }
 
-    fn add_to<T, C: Codec<T>>(&mut self, topic: &Topic<T, C>, state: &Snapshot, record: &Record<T>) -> Result<()> {
+    fn put_into<T, C>(&mut self, topic: &Topic<T, C>, state: &Snapshot, record: &impl Outgoing) -> Result<()> {
         let engine = topic.engine();
-        // Keyless records of one batch stay together.
-        let together = match (&record.partition, &record.key) {
-            (None, None) => self.frames.iter().position(|part| part.partition.owner.topic_id == topic.state.id),
+        let limits = Limits::of(&state.settings);
+        // Keyless records of one batch stay together, but for those that may have to be found again by their identities.
+        let together = match (record.partition(), record.key()) {
+            (None, None) if limits.is_none() || record.message_id().is_none() => {
+                self.frames.iter().position(|part| part.partition.owner.topic_id == topic.state.id)
+            }
             _ => None,
         };
         let chosen = match together {
             Some(frame) => Chosen::Frame(frame),
-            None => self.find(choose(record, &state.partitions, &topic.sticky, topic.name())?),
+            None => self.find(choose(record, &state.partitions, &topic.sticky, topic.name(), limits.is_some())?),
         };
         let durability = state.settings.durability;
         let bytes_max = engine.committer.bytes_max();
         let now = *self.now.get_or_insert_with(|| engine.env.clock.now_micros());
         with_encoded(
-            &*topic.codec,
             record,
-            state.settings.record_bytes_max,
+            &state.settings,
             || now,
             |encoded| {
                 let grown =
                     self.bytes + encoded.len() + if matches!(chosen, Chosen::Partition(_)) { FRAME_BYTES } else { 0 };
                 if grown + BATCH_OVERHEAD_BYTES > bytes_max {
-                    return Err(Error::invalid(format!(
-                        "the batch would have {grown} bytes; the log's `commit_bytes_max` is {bytes_max}, of which \
-                     {BATCH_OVERHEAD_BYTES} are kept for the commit itself"
-                    )));
+                    return Err(too_large(grown, bytes_max));
                 }
-                let (frame, builder) = self.frame(chosen, durability);
+                let (frame, builder) = self.frame(chosen, durability, limits);
                 let record = builder.record_count();
                 encoded.put(builder);
                 self.bytes = grown;
                 self.engine.get_or_insert_with(|| Arc::clone(engine));
-                self.places.push(Place { frame, record, timestamp: encoded.timestamp });
+                self.note(frame, record, encoded.timestamp);
                 Ok(())
             },
         )
+    }
+
+    /// Remembers where a record is.
+    #[inline]
+    fn note(&mut self, frame: u32, record: u32, timestamp: i64) {
+        self.len += 1;
+        match self.runs.last_mut() {
+            Some(run) if run.frame == frame && run.timestamp == timestamp => run.count += 1,
+            _ => self.runs.push(Run { frame, first: record, count: 1, timestamp }),
+        }
     }
 
     /// The frame of a partition, looked for first where the last record went.
@@ -163,69 +211,144 @@ impl Batch {
     }
 
     #[inline]
-    fn frame(&mut self, chosen: Chosen<'_>, durability: Durability) -> (u32, &mut FrameBuilder) {
+    fn frame(
+        &mut self,
+        chosen: Chosen<'_>,
+        durability: Durability,
+        limits: Option<Limits>,
+    ) -> (u32, &mut FrameBuilder) {
         let index = match chosen {
             Chosen::Frame(index) => index,
-            Chosen::Partition(partition) => {
-                let part = Part { partition: Arc::clone(partition), durability, builder: FrameBuilder::new() };
-                self.frames.push(part);
-                self.frames.len() - 1
-            }
+            Chosen::Partition(partition) => self.new_frame(partition, durability, limits),
         };
         self.last_frame = index;
         (index as u32, &mut self.frames[index].builder)
     }
 
-    /// Appends a batch that lies in one partition of a relaxed topic right away; `None` if it must be committed.
-    pub(crate) fn try_relaxed(&mut self, engine: &Engine) -> Option<Result<Vec<Receipt>>> {
-        match self.frames.as_mut_slice() {
-            [] => Some(Ok(Vec::new())),
-            [part] if part.durability != Durability::Sync => {
-                let written = engine.append_relaxed_built(&part.partition, part.durability, &mut part.builder);
-                let durability = part.durability;
-                Some(
-                    written.map(|written| {
-                        self.receipts(|_| written.base_offset, &self.numbers(), written.commit, durability)
-                    }),
-                )
+    #[cold]
+    fn new_frame(&mut self, partition: &Arc<Partition>, durability: Durability, limits: Option<Limits>) -> usize {
+        let builder = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        self.frames.push(Part { partition: Arc::clone(partition), durability, limits, builder });
+        self.frames.len() - 1
+    }
+
+    /// Writes the batch, if what is expected holds.
+    pub(crate) async fn produce(mut self, engine: &Arc<Engine>, condition: Option<Condition>) -> Result<Vec<Receipt>> {
+        if condition.is_none() && !self.is_guarded() {
+            if let Some(receipts) = self.try_relaxed(engine) {
+                return receipts;
             }
-            _ => None,
+            if let Some(receipts) = self.commit(engine).await {
+                return receipts;
+            }
+        }
+        let mut guarded = GuardedBatch::new(self, condition, engine)?;
+        loop {
+            let listener = engine.committer.space.listen();
+            match guarded.attempt(Leader::Thread)? {
+                Step::Done(receipts) => return Ok(receipts),
+                Step::Full => listener.await,
+                Step::Wait(why) => why.wait().await?,
+                Step::Sent(sent) => {
+                    wait(&sent.group).await;
+                    return guarded.answer(&sent);
+                }
+            }
         }
     }
 
-    /// Commits the batch, waiting for room first.
-    pub(crate) async fn commit(mut self, engine: &Engine) -> Result<Vec<Receipt>> {
+    /// [`produce`](Self::produce) on this thread.
+    pub(crate) fn blocking_produce(
+        mut self,
+        engine: &Arc<Engine>,
+        condition: Option<Condition>,
+    ) -> Result<Vec<Receipt>> {
+        if condition.is_none()
+            && !self.is_guarded()
+            && let Some(receipts) = self.try_relaxed(engine).or_else(|| self.blocking_commit(engine))
+        {
+            return receipts;
+        }
+        let mut guarded = GuardedBatch::new(self, condition, engine)?;
+        loop {
+            let listener = engine.committer.space.listen();
+            match guarded.attempt(Leader::Caller)? {
+                Step::Done(receipts) => return Ok(receipts),
+                Step::Full => listener.wait(),
+                Step::Wait(why) => why.block(engine)?,
+                Step::Sent(sent) => {
+                    engine.lead();
+                    sent.group.wait();
+                    return guarded.answer(&sent);
+                }
+            }
+        }
+    }
+
+    /// Whether any of it has to come through a guard.
+    fn is_guarded(&self) -> bool {
+        self.frames.iter().any(|part| part.limits.is_some() || part.partition.guard().is_some())
+    }
+
+    /// For each record, in the order in which they were added, the frame that it is in and its place there.
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.runs.iter().flat_map(|run| (run.first..run.first + run.count).map(|at| (run.frame as usize, at as usize)))
+    }
+
+    /// Appends a batch that lies in one partition of a relaxed topic right away; `None` if it must be committed, or guarded.
+    fn try_relaxed(&mut self, engine: &Engine) -> Option<Result<Vec<Receipt>>> {
+        let part = match self.frames.as_mut_slice() {
+            [] => return Some(Ok(Vec::new())),
+            [part] if part.durability != Durability::Sync => part,
+            _ => return None,
+        };
+        let (number, durability) = (part.partition.owner.partition, part.durability);
+        let written = engine.append_relaxed_built(Pass::Open, &part.partition, durability, &mut part.builder);
+        let written = written.transpose()?;
+        let mut builder = std::mem::take(&mut part.builder);
+        if builder.capacity() <= SCRATCH_BYTES_MAX {
+            builder.clear();
+            // A thread at its end keeps nothing.
+            let _kept = SPARE.try_with(|spare| spare.set(Some(builder)));
+        }
+        Some(written.map(|written| self.receipts(|_| written.base_offset, &[number], written.commit, durability)))
+    }
+
+    /// Commits the batch, waiting for room first; `None` if it must come through a guard.
+    async fn commit(&mut self, engine: &Engine) -> Option<Result<Vec<Receipt>>> {
         let numbers = self.numbers();
         let mut frames = self.take_frames();
         let group = loop {
             let listener = engine.committer.space.listen();
-            match engine.committer.enqueue_unit(frames, Leader::Thread) {
+            match engine.committer.enqueue_unit_by(Pass::Open, frames, Leader::Thread) {
                 Ok(group) => break group,
                 Err((Refused::Full, back)) => frames = back,
-                Err((Refused::Failed(error), _)) => return Err(error),
+                Err((Refused::Guarded, back)) => return self.give_back(back),
+                Err((Refused::Failed(error), _)) => return Some(Err(error)),
             }
             listener.await;
         };
         wait(&group).await;
-        self.answer(&group, &numbers)
+        Some(self.answer(&group, &numbers))
     }
 
-    /// Commits the batch on this thread.
-    pub(crate) fn blocking_commit(mut self, engine: &Engine) -> Result<Vec<Receipt>> {
+    /// Commits the batch on this thread; `None` if it must come through a guard.
+    fn blocking_commit(&mut self, engine: &Engine) -> Option<Result<Vec<Receipt>>> {
         let numbers = self.numbers();
         let mut frames = self.take_frames();
         let group = loop {
             let listener = engine.committer.space.listen();
-            match engine.committer.enqueue_unit(frames, Leader::Caller) {
+            match engine.committer.enqueue_unit_by(Pass::Open, frames, Leader::Caller) {
                 Ok(group) => break group,
                 Err((Refused::Full, back)) => frames = back,
-                Err((Refused::Failed(error), _)) => return Err(error),
+                Err((Refused::Guarded, back)) => return self.give_back(back),
+                Err((Refused::Failed(error), _)) => return Some(Err(error)),
             }
             listener.wait();
         };
         engine.lead();
         group.wait();
-        self.answer(&group, &numbers)
+        Some(self.answer(&group, &numbers))
     }
 
     /// The log that the batch is for.
@@ -233,8 +356,15 @@ impl Batch {
         self.engine.as_ref().is_none_or(|ours| Arc::ptr_eq(ours, engine))
     }
 
-    fn take_frames(&mut self) -> Vec<(Arc<Partition>, FrameBuilder)> {
-        std::mem::take(&mut self.frames).into_iter().map(|part| (part.partition, part.builder)).collect()
+    fn take_frames(&mut self) -> UnitFrames {
+        self.frames.iter_mut().map(|part| (Arc::clone(&part.partition), std::mem::take(&mut part.builder))).collect()
+    }
+
+    fn give_back<N>(&mut self, frames: UnitFrames) -> Option<N> {
+        for (part, (_, builder)) in self.frames.iter_mut().zip(frames) {
+            part.builder = builder;
+        }
+        None
     }
 
     /// The partition of each frame.
@@ -258,15 +388,27 @@ impl Batch {
         commit: u64,
         durability: Durability,
     ) -> Vec<Receipt> {
-        let receipt = |place: &Place| Receipt {
-            partition: numbers[place.frame as usize],
-            offset: base(place.frame) + u64::from(place.record),
-            commit,
-            timestamp_micros: place.timestamp,
-            durability,
-        };
-        self.places.iter().map(receipt).collect()
+        let mut receipts = Vec::with_capacity(self.len);
+        for run in &self.runs {
+            let (partition, first) = (numbers[run.frame as usize], base(run.frame) + u64::from(run.first));
+            receipts.extend((0..u64::from(run.count)).map(|record| Receipt {
+                partition,
+                offset: first + record,
+                commit,
+                timestamp_micros: run.timestamp,
+                durability,
+            }));
+        }
+        receipts
     }
+}
+
+#[cold]
+fn too_large(grown: usize, bytes_max: usize) -> Error {
+    Error::invalid(format!(
+        "the batch would have {grown} bytes; the log's `commit_bytes_max` is {bytes_max}, of which {BATCH_OVERHEAD_BYTES} are \
+         kept for the commit itself"
+    ))
 }
 
 /// What a frame costs in a commit, beside its records.
@@ -275,7 +417,7 @@ const FRAME_BYTES: usize = 256;
 const BATCH_OVERHEAD_BYTES: usize = 1024;
 
 /// Waits until the group has its answer.
-async fn wait(group: &Group) {
+pub(super) async fn wait(group: &Group) {
     while group.outcome().is_none() {
         let listener = group.done().listen();
         if group.outcome().is_none() {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use chrono::{DateTime, Utc};
 use event_listener::EventListener;
 
+use super::guard::{Awaited, Place};
 use crate::error::Result;
 use crate::log::committer::{Outcome, Ticket};
 use crate::log::engine::Engine;
@@ -74,6 +75,14 @@ impl Delivery {
 
     pub(super) fn waiting(partition: u32, timestamp_micros: i64, ticket: Ticket, engine: Arc<Engine>) -> Self {
         Self { state: State::Waiting { ticket, engine, listener: None }, partition, timestamp_micros }
+    }
+
+    /// Where the record is, or what tells.
+    pub(super) fn awaited(&self) -> Result<Place, Awaited> {
+        match &self.state {
+            State::Written(offset, commit, _) => Ok(Place { offset: *offset, commit: *commit }),
+            State::Waiting { ticket, .. } => Err(Awaited { ticket: ticket.clone(), is_unit: false }),
+        }
     }
 
     fn receipt(&self, offset: u64, commit: u64, durability: Durability) -> Receipt {

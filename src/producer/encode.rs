@@ -1,119 +1,106 @@
 //! A record on its way into a frame: its value as bytes, its size, its partition.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::codec::Codec;
+use super::outgoing::Outgoing;
 use crate::error::{Error, Result};
 use crate::format::record::{FrameBuilder, RECORD_OVERHEAD_BYTES_MAX};
+use crate::log::settings::TopicSettings;
 use crate::partition::Partition;
 use crate::partitioner::{Sticky, partition_of_key};
-use crate::record::Record;
-
-thread_local! {
-    /// Where values are encoded, outside of every lock.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A scratch buffer that one large value has grown beyond this is given back.
-const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The bytes of everything in a record, before the encoding adds its own.
-fn payload_len<T>(record: &Record<T>, value_len: usize) -> usize {
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|header| header.name().len() + header.value().map_or(0, Bytes::len) + 2 * HEADER_LEN_BYTES)
-        .sum();
-    record.key.as_ref().map_or(0, Bytes::len) + value_len + headers
+#[inline]
+fn payload_len(record: &impl Outgoing, value_len: usize) -> usize {
+    let headers: usize =
+        record.headers().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len) + 2 * HEADER_LEN_BYTES).sum();
+    record.key().map_or(0, <[u8]>::len) + value_len + headers
 }
 
 /// The length of a header's name or value, at the most.
 const HEADER_LEN_BYTES: usize = 5;
 
 /// A record whose value is encoded: it knows its size.
-pub(crate) struct Encoded<'a, T> {
-    record: &'a Record<T>,
+pub(crate) struct Encoded<'a, O> {
+    record: &'a O,
     value: Option<&'a [u8]>,
     pub(crate) timestamp: i64,
     len: usize,
 }
 
-impl<T> Encoded<'_, T> {
+impl<O: Outgoing> Encoded<'_, O> {
     /// Bytes in the frame, at the most.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The record that was encoded.
+    pub(super) fn record(&self) -> &O {
+        self.record
+    }
+
+    /// Whether there is no value.
+    pub(super) fn is_tombstone(&self) -> bool {
+        self.value.is_none()
     }
 
     /// Puts the record into a frame.
     #[inline]
     pub(crate) fn put(&self, builder: &mut FrameBuilder) {
-        let headers = self.record.headers.iter();
-        builder.push(
-            self.timestamp,
-            self.record.key.as_deref(),
-            self.value,
-            headers.map(|header| (header.name(), header.value().map(|value| &value[..]))),
-        );
+        builder.push(self.timestamp, self.record.key(), self.value, self.record.headers());
     }
 }
 
-/// Encodes the value and checks the record, then runs `then` with it. The value is borrowed where the codec can lend it, and
-/// encoded into a buffer of the thread where it cannot.
+/// Encodes the value and checks the record, then runs `then` with it.
 #[inline]
-pub(crate) fn with_encoded<T, C: Codec<T>, R>(
-    codec: &C,
-    record: &Record<T>,
-    record_bytes_max: u32,
+pub(crate) fn with_encoded<O: Outgoing, R>(
+    record: &O,
+    settings: &TopicSettings,
     now: impl FnOnce() -> i64,
-    then: impl FnOnce(Encoded<'_, T>) -> Result<R>,
+    then: impl FnOnce(Encoded<'_, O>) -> Result<R>,
 ) -> Result<R> {
+    if settings.compaction && record.key().is_none() {
+        return Err(keyless());
+    }
+    let record_bytes_max = settings.record_bytes_max;
     let timestamp = record.timestamp_micros().unwrap_or_else(now);
-    let finish = |value: Option<&[u8]>| {
+    record.validate()?;
+    record.with_value(|value| {
         let payload = payload_len(record, value.map_or(0, <[u8]>::len));
         if payload > record_bytes_max as usize {
-            return Err(Error::invalid(format!(
-                "the record has {payload} bytes; the topic's `record_bytes_max` allows {record_bytes_max}"
-            )));
+            return Err(too_large(payload, record_bytes_max));
         }
         then(Encoded { record, value, timestamp, len: payload + RECORD_OVERHEAD_BYTES_MAX })
-    };
-    if !record.headers.is_empty() {
-        record.validate()?;
-    }
-    let Some(value) = &record.value else { return finish(None) };
-    if let Some(bytes) = codec.as_bytes(value) {
-        return finish(Some(bytes));
-    }
-    // Taken out, so that a codec that itself sends records finds another buffer.
-    let mut scratch = SCRATCH.take();
-    scratch.clear();
-    let encoded = codec.encode(value, &mut scratch);
-    let answer = match encoded {
-        Ok(()) => finish(Some(&scratch)),
-        Err(error) => Err(error.in_context("the value could not be encoded")),
-    };
-    if scratch.capacity() <= SCRATCH_BYTES_MAX {
-        SCRATCH.set(scratch);
-    }
-    answer
+    })
+}
+
+#[cold]
+fn keyless() -> Error {
+    Error::invalid("the topic is compacted, so each of its records needs a key; this one has none")
+}
+
+#[cold]
+fn too_large(payload: usize, record_bytes_max: u32) -> Error {
+    Error::invalid(format!("the record has {payload} bytes; the topic's `record_bytes_max` allows {record_bytes_max}"))
 }
 
 /// The partition that a record goes to.
 #[inline]
-pub(crate) fn choose<'a, T>(
-    record: &Record<T>,
+pub(crate) fn choose<'a>(
+    record: &impl Outgoing,
     partitions: &'a [Arc<Partition>],
     sticky: &Sticky,
     topic: &str,
+    by_id: bool,
 ) -> Result<&'a Arc<Partition>> {
     let count = partitions.len() as u32;
-    let number = match (record.partition, &record.key) {
+    let number = match (record.partition(), record.key()) {
         (Some(number), _) => number,
         (None, _) if count == 1 => 0,
         (None, Some(key)) => partition_of_key(key, count),
+        // Sent again, it must come to where it was sent first.
+        (None, None) if let Some(id) = by_id.then(|| record.message_id()).flatten() => partition_of_key(id, count),
         (None, None) => sticky.partition(payload_len(record, 64), count),
     };
     partitions.get(number as usize).ok_or_else(|| {

@@ -3,16 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use event_listener::Listener;
-
 use super::batch::Batch;
 use super::delivery::{Delivery, Receipt};
-use super::encode::{choose, with_encoded};
+use super::encode::{Encoded, choose, with_encoded};
+use super::guard::Wait;
+use super::guard::window::Limits;
+use super::guarded::{Guarded, send_guarded};
+use super::outgoing::{Outgoing, Owned};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::log::committer::{Leader, Refused};
+use crate::log::engine::Engine;
 use crate::log::settings::Durability;
+use crate::partition::writer::Written;
+use crate::partition::{Partition, Pass};
 use crate::record::Record;
 use crate::topic::Topic;
 
@@ -44,9 +49,13 @@ impl<T> From<SendError<T>> for Error {
 }
 
 /// What became of an attempt to send.
-enum Attempt {
+pub(super) enum Attempt {
     Sent(Delivery),
     Full,
+    /// The guard of the partition cannot decide yet.
+    Wait(Wait),
+    /// The partition has a guard.
+    Guarded,
 }
 
 impl<T, C: Codec<T>> Topic<T, C> {
@@ -87,7 +96,8 @@ impl<T, C: Codec<T>> Topic<T, C> {
     ///
     /// As [`produce`](Self::produce).
     pub fn blocking_produce(&self, record: impl Into<Record<T>>) -> Result<Receipt> {
-        self.hand_over(record.into(), Leader::Caller)?.wait()
+        let record = record.into();
+        self.blocking_hand_over(&self.outgoing(&record), Leader::Caller)?.wait()
     }
 
     /// Hands a record over and returns a [`Delivery`] to await later: this is how one task keeps the disk busy. Waits only while
@@ -120,16 +130,15 @@ impl<T, C: Codec<T>> Topic<T, C> {
     pub async fn send(&self, record: impl Into<Record<T>>) -> Result<Delivery, SendError<T>> {
         let record = record.into();
         loop {
-            match self.attempt(&record, Leader::Thread) {
-                Ok(Attempt::Sent(delivery)) => return Ok(delivery),
-                Ok(Attempt::Full) => {}
-                Err(error) => return Err(SendError { record, error }),
-            }
-            let listener = self.engine().committer.space.listen();
-            // Room may have come before the listener was there.
-            match self.attempt(&record, Leader::Thread) {
-                Ok(Attempt::Sent(delivery)) => return Ok(delivery),
-                Ok(Attempt::Full) => listener.await,
+            // By itself: what is borrowed must not live across the wait, or the value would have to be `Sync`.
+            let attempt = self.attempt_or_listen(&self.outgoing(&record), Leader::Thread);
+            match attempt {
+                Ok(Ok(delivery)) => return Ok(delivery),
+                Ok(Err(why)) => {
+                    if let Err(error) = why.wait().await {
+                        return Err(SendError { record, error });
+                    }
+                }
                 Err(error) => return Err(SendError { record, error }),
             }
         }
@@ -141,34 +150,32 @@ impl<T, C: Codec<T>> Topic<T, C> {
     ///
     /// As [`send`](Self::send).
     pub fn blocking_send(&self, record: impl Into<Record<T>>) -> Result<Delivery, SendError<T>> {
-        self.hand_over(record.into(), Leader::Thread)
+        let record = record.into();
+        let sent = self.blocking_hand_over(&self.outgoing(&record), Leader::Thread);
+        sent.map_err(|error| SendError { record, error })
     }
 
-    fn hand_over(&self, record: Record<T>, leader: Leader) -> Result<Delivery, SendError<T>> {
-        loop {
-            match self.attempt(&record, leader) {
-                Ok(Attempt::Sent(delivery)) => return Ok(delivery),
-                Ok(Attempt::Full) => {}
-                Err(error) => return Err(SendError { record, error }),
-            }
-            let listener = self.engine().committer.space.listen();
-            match self.attempt(&record, leader) {
-                Ok(Attempt::Sent(delivery)) => return Ok(delivery),
-                Ok(Attempt::Full) => listener.wait(),
-                Err(error) => return Err(SendError { record, error }),
-            }
-        }
-    }
-
-    /// [`send`](Self::send) that never waits.
+    /// [`send`](Self::send) that never waits, but where it is the first to a partition whose
+    /// [identities](crate::TopicSettings::dedup_count_max) must be read.
     ///
     /// # Errors
     ///
-    /// Gives the record back; with [`Busy`](ErrorKind::Busy) if there is no room for it now.
+    /// Gives the record back; with [`Busy`](ErrorKind::Busy) if there is no room for it now, or what was written before is being
+    /// read.
     pub fn try_send(&self, record: impl Into<Record<T>>) -> Result<Delivery, SendError<T>> {
         let record = record.into();
-        match self.attempt(&record, Leader::Thread) {
+        let mut attempt = self.attempt(&self.outgoing(&record), Leader::Thread);
+        if let Ok(Attempt::Wait(wait @ Wait::Build(_))) = attempt {
+            // Nobody else would.
+            attempt = wait.block(self.engine()).and_then(|()| self.attempt(&self.outgoing(&record), Leader::Thread));
+        }
+        match attempt {
             Ok(Attempt::Sent(delivery)) => Ok(delivery),
+            Ok(Attempt::Wait(_) | Attempt::Guarded) => {
+                let error =
+                    Error::new(ErrorKind::Busy, "what was written before is being read or committed; try again");
+                Err(SendError { record, error })
+            }
             Ok(Attempt::Full) => {
                 let error = Error::new(
                     ErrorKind::Busy,
@@ -181,42 +188,6 @@ impl<T, C: Codec<T>> Topic<T, C> {
             }
             Err(error) => Err(SendError { record, error }),
         }
-    }
-
-    #[inline]
-    fn attempt(&self, record: &Record<T>, leader: Leader) -> Result<Attempt> {
-        let topic = self.state.snapshot();
-        let settings = &topic.settings;
-        let partition = choose(record, &topic.partitions, &self.sticky, self.name())?;
-        let number = partition.owner.partition;
-        let engine = self.engine();
-        with_encoded(
-            &*self.codec,
-            record,
-            settings.record_bytes_max,
-            || engine.env.clock.now_micros(),
-            |encoded| {
-                let timestamp = encoded.timestamp;
-                let len = encoded.len() + FRAME_HEADER_BYTES;
-                if settings.durability != Durability::Sync {
-                    let written =
-                        engine.append_relaxed(partition, settings.durability, |builder| encoded.put(builder))?;
-                    let (offset, commit) = (written.base_offset, written.commit);
-                    return Ok(Attempt::Sent(Delivery::written(
-                        number,
-                        timestamp,
-                        offset,
-                        commit,
-                        settings.durability,
-                    )));
-                }
-                match engine.enqueue(partition, len, leader, |builder| encoded.put(builder)) {
-                    Ok(ticket) => Ok(Attempt::Sent(Delivery::waiting(number, timestamp, ticket, Arc::clone(engine)))),
-                    Err(Refused::Full) => Ok(Attempt::Full),
-                    Err(Refused::Failed(error)) => Err(error),
-                }
-            },
-        )
     }
 
     /// Writes records as one: after any crash all of them are there or none is. Returns their receipts in their order.
@@ -245,11 +216,7 @@ impl<T, C: Codec<T>> Topic<T, C> {
     /// # Ok(()) }
     /// ```
     pub async fn produce_batch(&self, records: impl IntoIterator<Item = Record<T>>) -> Result<Vec<Receipt>> {
-        let mut batch = self.batch_of(records)?;
-        match batch.try_relaxed(self.engine()) {
-            Some(receipts) => receipts,
-            None => batch.commit(self.engine()).await,
-        }
+        self.batch_of(records)?.produce(self.engine(), None).await
     }
 
     /// [`produce_batch`](Self::produce_batch) for threads.
@@ -258,18 +225,101 @@ impl<T, C: Codec<T>> Topic<T, C> {
     ///
     /// As [`produce_batch`](Self::produce_batch).
     pub fn blocking_produce_batch(&self, records: impl IntoIterator<Item = Record<T>>) -> Result<Vec<Receipt>> {
-        let mut batch = self.batch_of(records)?;
-        match batch.try_relaxed(self.engine()) {
-            Some(receipts) => receipts,
-            None => batch.blocking_commit(self.engine()),
-        }
+        self.batch_of(records)?.blocking_produce(self.engine(), None)
     }
 
-    fn batch_of(&self, records: impl IntoIterator<Item = Record<T>>) -> Result<Batch> {
+    pub(super) fn batch_of(&self, records: impl IntoIterator<Item = Record<T>>) -> Result<Batch> {
         let mut batch = Batch::new();
         for record in records {
             batch.add(self, record)?;
         }
         Ok(batch)
+    }
+
+    fn outgoing<'a>(&'a self, record: &'a Record<T>) -> Owned<'a, T, C> {
+        Owned { record, codec: &*self.codec }
+    }
+}
+
+/// What owned and borrowed records have in common.
+impl<T, C> Topic<T, C> {
+    pub(super) fn blocking_hand_over(&self, record: &impl Outgoing, leader: Leader) -> Result<Delivery> {
+        loop {
+            match self.attempt_or_listen(record, leader)? {
+                Ok(delivery) => return Ok(delivery),
+                Err(why) => why.block(self.engine())?,
+            }
+        }
+    }
+
+    /// Hands a record over, or says what to wait for until it can be.
+    #[inline]
+    pub(super) fn attempt_or_listen(&self, record: &impl Outgoing, leader: Leader) -> Result<Result<Delivery, Wait>> {
+        match self.attempt(record, leader)? {
+            Attempt::Sent(delivery) => return Ok(Ok(delivery)),
+            Attempt::Wait(wait) => return Ok(Err(wait)),
+            Attempt::Full | Attempt::Guarded => {}
+        }
+        let room = self.engine().committer.space.listen();
+        // Room may have come before the listener was there.
+        match self.attempt(record, leader)? {
+            Attempt::Sent(delivery) => Ok(Ok(delivery)),
+            Attempt::Wait(wait) => Ok(Err(wait)),
+            Attempt::Full | Attempt::Guarded => Ok(Err(Wait::Room(room))),
+        }
+    }
+
+    #[inline]
+    fn attempt(&self, record: &impl Outgoing, leader: Leader) -> Result<Attempt> {
+        let topic = self.state.snapshot();
+        let settings = &topic.settings;
+        let limits = Limits::of(settings);
+        let partition = choose(record, &topic.partitions, &self.sticky, self.name(), limits.is_some())?;
+        let engine = self.engine();
+        with_encoded(
+            record,
+            settings,
+            || engine.env.clock.now_micros(),
+            |encoded| {
+                let send = |pass| send(engine, partition, settings.durability, &encoded, leader, pass);
+                if limits.is_none() && partition.guard().is_none() {
+                    match send(Pass::Open)? {
+                        Attempt::Guarded => {}
+                        attempt => return Ok(attempt),
+                    }
+                }
+                let guarded = Guarded { encoded: &encoded, durability: settings.durability, limits };
+                send_guarded(engine, partition, &guarded, || send(Pass::Guard))
+            },
+        )
+    }
+}
+
+/// Hands an encoded record over.
+#[inline]
+fn send<O: Outgoing>(
+    engine: &Arc<Engine>,
+    partition: &Arc<Partition>,
+    durability: Durability,
+    encoded: &Encoded<'_, O>,
+    leader: Leader,
+    pass: Pass,
+) -> Result<Attempt> {
+    let (number, timestamp) = (partition.owner.partition, encoded.timestamp);
+    if durability != Durability::Sync {
+        let written = engine.append_relaxed_by(pass, partition, durability, |builder| encoded.put(builder))?;
+        return Ok(match written {
+            Some(Written { base_offset, commit }) => {
+                Attempt::Sent(Delivery::written(number, timestamp, base_offset, commit, durability))
+            }
+            None => Attempt::Guarded,
+        });
+    }
+    let len = encoded.len() + FRAME_HEADER_BYTES;
+    match engine.enqueue_by(pass, partition, len, leader, |builder| encoded.put(builder)) {
+        Ok(ticket) => Ok(Attempt::Sent(Delivery::waiting(number, timestamp, ticket, Arc::clone(engine)))),
+        Err(Refused::Full) => Ok(Attempt::Full),
+        Err(Refused::Guarded) => Ok(Attempt::Guarded),
+        Err(Refused::Failed(error)) => Err(error),
     }
 }

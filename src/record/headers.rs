@@ -3,6 +3,20 @@
 use bytes::Bytes;
 
 use super::IntoBytes;
+use crate::error::{Error, Result};
+use crate::text::quoted;
+
+/// The header that holds a record's identity.
+pub(crate) const MESSAGE_ID: &str = "message_id";
+
+/// The longest identity of a record, in bytes.
+const MESSAGE_ID_BYTES_MAX: usize = 255;
+
+/// The longest name of a header, in bytes: one byte of the format holds the length.
+const HEADER_NAME_BYTES_MAX: usize = 255;
+
+/// The most headers of one record: two bytes of the format hold the count.
+const HEADERS_MAX: usize = 65_535;
 
 /// One header: a name, and a value that may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +74,16 @@ impl Headers {
     /// Adds a header at the end.
     pub fn push(&mut self, header: Header) {
         self.0.push(header);
+    }
+
+    /// The identity: the last header of its name that has a value.
+    pub(crate) fn message_id(&self) -> Option<&Bytes> {
+        self.get_all(MESSAGE_ID).rev().find_map(Header::value)
+    }
+
+    /// Takes away every header of this name.
+    pub(crate) fn remove_all(&mut self, name: &str) {
+        self.0.retain(|header| header.name() != name);
     }
 
     /// How many there are, repeated names counted.
@@ -138,4 +162,29 @@ impl IntoIterator for Headers {
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
+}
+
+/// Checks the names of a record's headers, how many they are, and its identity.
+#[inline]
+pub(super) fn validate<'a>(headers: impl ExactSizeIterator<Item = (&'a str, Option<&'a [u8]>)>) -> Result<()> {
+    let count = headers.len();
+    if count > HEADERS_MAX {
+        return Err(Error::invalid(format!("the record has {count} headers, of which {HEADERS_MAX} are allowed")));
+    }
+    for (name, value) in headers {
+        let bytes = name.len();
+        if bytes == 0 || bytes > HEADER_NAME_BYTES_MAX {
+            let name = quoted(name);
+            return Err(Error::invalid(format!(
+                "the header name {name} has {bytes} bytes; 1 to {HEADER_NAME_BYTES_MAX} are allowed"
+            )));
+        }
+        let id = value.filter(|_| name == MESSAGE_ID).map_or(1, <[u8]>::len);
+        if id == 0 || id > MESSAGE_ID_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "the identity of the record has {id} bytes; 1 to {MESSAGE_ID_BYTES_MAX} are allowed"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -60,6 +60,11 @@ impl<T> Message<T> {
         &self.headers
     }
 
+    /// The identity that the producer gave it, if any; see [`Record::id`](super::Record::id).
+    pub fn message_id(&self) -> Option<&Bytes> {
+        self.headers.message_id()
+    }
+
     /// The event; `None` for a tombstone. The same as [`value`](Message::value), by the name that fits typed topics.
     pub fn event(&self) -> Option<&T> {
         self.value.as_ref()

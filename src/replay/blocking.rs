@@ -52,18 +52,18 @@ impl Current {
     pub(super) fn begin(item: Item, pass_over: &mut u64) -> Result<Self> {
         let mut records = RecordIter::new(&item.frame.header, &item.frame.body);
         let mut position = records.state(&item.frame.body);
-        let mut unwanted = item.from - item.frame.header.base_offset;
-        loop {
-            let wanted = unwanted == 0 && *pass_over == 0;
-            if wanted || position.left == 0 {
-                return Ok(Self { item, position });
+        let begins_before = item.frame.header.base_offset < item.from;
+        while (begins_before || *pass_over > 0) && position.left > 0 {
+            let Some(record) = records.next_record().map_err(|why| malformed(&item, why))? else { break };
+            if record.offset >= item.from {
+                if *pass_over == 0 {
+                    break;
+                }
+                *pass_over -= 1;
             }
-            let skipped = records.next_record().map_err(|why| malformed(&item, why))?;
             position = records.state(&item.frame.body);
-            let passed = skipped.is_some_and(|record| record.offset >= item.from);
-            unwanted = unwanted.saturating_sub(1);
-            *pass_over -= u64::from(passed && *pass_over > 0);
         }
+        Ok(Self { item, position })
     }
 
     /// The next record of the frame.
@@ -112,7 +112,9 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) where bytes are damaged, [`Io`](crate::ErrorKind::Io); following,
+    /// [`OffsetOutOfRange`](crate::ErrorKind::OffsetOutOfRange) with a [gap](crate::Error::gap), once, where retention was faster
+    /// than this reader: the next call goes on behind it. [`Corrupt`](crate::ErrorKind::Corrupt) where bytes are damaged,
+    /// [`Io`](crate::ErrorKind::Io); following,
     /// [`Closed`](crate::ErrorKind::Closed) and [`NotFound`](crate::ErrorKind::NotFound) once the log is closed or the topic
     /// deleted, and all is read.
     #[expect(clippy::should_implement_trait, reason = "records are lent, which `Iterator` cannot express")]
@@ -158,7 +160,12 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
         loop {
             // Dropped first, so that the reader may use the memory again.
             self.current = None;
-            match self.reader.next()? {
+            let next = self.reader.next().inspect_err(|error| {
+                // Records that are gone cannot be passed over any more.
+                let gone = error.gap().map_or(0, |gap| gap.to - gap.from);
+                self.reader.pass_over = self.reader.pass_over.saturating_sub(gone);
+            });
+            match next? {
                 Some(item) => {
                     let current = Current::begin(item, &mut self.reader.pass_over)?;
                     if !current.is_over() {

@@ -24,10 +24,14 @@ pub(super) fn resolve(partitions: &[Arc<Partition>], ends: &[u64], start: Start)
             }
         },
         Start::Last(count) => {
-            let from = |(partition, end): (&Arc<Partition>, &u64)| end.saturating_sub(count).max(partition.log_start());
-            let offsets: Vec<u64> = partitions.iter().zip(ends).map(from).collect();
-            let read: u64 = ends.iter().zip(&offsets).map(|(end, offset)| end - offset).sum();
-            pass_over = read.saturating_sub(count);
+            let mut read = 0;
+            let mut offsets = Vec::with_capacity(partitions.len());
+            for (partition, end) in partitions.iter().zip(ends) {
+                let (from, records) = partition.last_records(*end, count)?;
+                offsets.push(from);
+                read += records;
+            }
+            pass_over = u64::saturating_sub(read, count);
             offsets
         }
         Start::Latest => ends.to_vec(),
@@ -59,16 +63,19 @@ fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
     ))
 }
 
-/// The first record, within the first frame that has one, with this time or a later one.
+/// The first record with this time or a later one; the visible end if there is none.
 fn first_at(partition: &Arc<Partition>, timestamp: i64) -> Result<u64> {
     let found = partition.find(Target::Timestamp(timestamp))?;
+    let end = partition.visible_end();
     let mut cursor = PartitionCursor::new(Arc::clone(partition), found);
-    let Some(frame) = cursor.next_frame(partition.visible_end())? else { return Ok(found) };
-    let mut records = RecordIter::new(&frame.header, &frame.body);
-    while let Ok(Some(record)) = records.next_record() {
-        if record.timestamp >= timestamp {
-            return Ok(record.offset);
+    while let Some(frame) = cursor.next_frame(end)? {
+        let mut records = RecordIter::new(&frame.header, &frame.body);
+        while let Ok(Some(record)) = records.next_record() {
+            if record.offset >= found && record.timestamp >= timestamp {
+                return Ok(record.offset);
+            }
         }
+        // The one that the frame was found for lies before the log start: the first frame may begin there. It is another one.
     }
-    Ok(found)
+    Ok(end)
 }

@@ -108,7 +108,7 @@ impl Reader {
         let partitions: Vec<Arc<Partition>> = found.iter().map(|(_, partition)| Arc::clone(partition)).collect();
         // Followed before the place is looked up, so that what is written meanwhile is kept in memory.
         if follow {
-            partitions.iter().for_each(|partition| partition.tail.follow());
+            partitions.iter().for_each(|partition| partition.follow());
         }
         reader.horizon = match start {
             _ if follow => reader.engine.horizon_below(next, partitions.iter()),
@@ -265,7 +265,7 @@ impl Reader {
         }
         for (topic, partition) in self.partitions_in_scope()? {
             if !self.partitions().any(|known| Arc::ptr_eq(known, &partition)) {
-                partition.tail.follow();
+                partition.follow();
                 if self.is_listening() {
                     // It came before the listening began, and the look that follows is the last one before waiting.
                     self.listeners.push(partition.changed.listen());

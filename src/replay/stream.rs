@@ -26,8 +26,9 @@ const FETCH_BYTES: usize = 1024 * 1024;
 /// Over several partitions messages come in causal order: whatever was acknowledged before something else was sent comes first.
 /// Within a partition they come in the order of their offsets, each once, with no gap.
 ///
-/// A value that cannot be decoded is an item of kind [`Codec`](crate::ErrorKind::Codec), and the stream goes on. Any other error
-/// is the last item.
+/// A value that cannot be decoded is an item of kind [`Codec`](crate::ErrorKind::Codec), and the stream goes on; so it does behind
+/// records that retention let go before they were read, which are an item with a [gap](crate::Error::gap). Any other error is the
+/// last item.
 ///
 /// # Cancel safety
 ///
@@ -61,7 +62,7 @@ pub struct Replay<T, C> {
     follow: bool,
     state: State,
     current: Option<Current>,
-    ahead: VecDeque<Item>,
+    ahead: VecDeque<Fetch>,
     pass_over: u64,
     values: std::marker::PhantomData<fn() -> T>,
 }
@@ -79,10 +80,13 @@ enum State {
     Over,
 }
 
+/// A frame, or the gap before the next one.
+type Fetch = Result<Item>;
+
 /// What a fetch brings back.
 struct Fetched {
     reader: Option<Box<Reader>>,
-    items: VecDeque<Item>,
+    items: VecDeque<Fetch>,
     error: Option<Error>,
 }
 
@@ -133,7 +137,14 @@ impl<T, C: Codec<T>> Replay<T, C> {
             if let Some(current) = self.current.as_mut().filter(|current| !current.is_over()) {
                 return current.next().map(|view| view.map(|view| view.to_message())).transpose();
             }
-            let item = self.ahead.pop_front()?;
+            let item = match self.ahead.pop_front()? {
+                Ok(item) => item,
+                Err(gap) => {
+                    // Records that are gone cannot be passed over any more.
+                    self.pass_over = self.pass_over.saturating_sub(gap.gap().map_or(0, |gap| gap.to - gap.from));
+                    return Some(Err(gap));
+                }
+            };
             match Current::begin(item, &mut self.pass_over) {
                 Ok(current) => self.current = Some(current),
                 Err(error) => return Some(Err(error)),
@@ -216,9 +227,11 @@ fn fetch(mut reader: Box<Reader>) -> Fetched {
         match reader.next() {
             Ok(Some(item)) => {
                 bytes += item.frame.body.len();
-                items.push_back(item);
+                items.push_back(Ok(item));
             }
             Ok(None) => break,
+            // Met once only, and not the end: it keeps its place among the frames.
+            Err(error) if error.gap().is_some() => items.push_back(Err(error)),
             Err(error) => return Fetched { reader: Some(reader), items, error: Some(error) },
         }
     }
@@ -233,6 +246,7 @@ impl<T, C: Codec<T>> Stream for Replay<T, C> {
         loop {
             match this.next_at_hand() {
                 Some(Ok(message)) => return Poll::Ready(Some(decode(&*this.codec, message))),
+                Some(Err(error)) if error.gap().is_some() => return Poll::Ready(Some(Err(error))),
                 Some(Err(error)) => return this.end(error),
                 None => {}
             }

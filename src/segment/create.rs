@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Owner, Segment};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::SegmentPlace;
+use crate::format::compression::Method;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{FOOTER_BODY_BYTES, Footer, SegmentHeader};
 use crate::planted::{self, Bug};
@@ -25,6 +26,7 @@ pub(crate) fn footer_bytes(place: &SegmentPlace, durable_upto: u64) -> Vec<u8> {
     .encode();
     let header = FrameHeader {
         kind: FrameKind::Footer,
+        compression: Method::Plain,
         body_len: FOOTER_BODY_BYTES as u32,
         body_crc: crc32fast::hash(&body),
         incarnation: place.incarnation,
@@ -57,6 +59,7 @@ pub(crate) fn create(
         base_offset,
         incarnation: env.random.next_u64(),
         created_at: env.clock.now_micros(),
+        compacted: false,
     };
     let path = dir.join(Segment::file_name(base_offset));
     let failed = |error: io::Error| Error::io(format!("cannot create {}", path.display()), error);
@@ -84,8 +87,7 @@ pub(crate) fn create(
         }
         failed(error)
     })?;
-    let segment =
-        Segment::existing(Arc::clone(&env.storage), Arc::clone(owner), path.clone(), &header, bytes.len() as u64, None);
+    let segment = Segment::existing(env, Arc::clone(owner), path.clone(), &header, bytes.len() as u64, None);
     segment.adopt_file(file);
     Ok(segment)
 }

@@ -140,6 +140,9 @@ impl Segment {
 
     /// Writes the index beside the segment. It can be rebuilt, so nobody waits for it to be durable.
     pub(crate) fn store_index(&self, place: &SegmentPlace) -> Result<()> {
+        if self.is_retired() {
+            return Ok(());
+        }
         self.load_index()?;
         let bytes = {
             let index = self.index();

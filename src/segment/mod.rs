@@ -5,6 +5,7 @@
 //! (`.index`) once it is sealed; it is never trusted and can be rebuilt from the frames at any time.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,7 +15,9 @@ use crate::format::FormatError;
 use crate::format::checkpoint::SegmentPlace;
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::storage::{File, OpenMode, Storage};
+use crate::storage::files::read_full_at;
+use crate::storage::handles::{Handles, Slot, is_exhausted};
+use crate::storage::{Env, File, OpenMode, Storage};
 
 pub(crate) mod create;
 pub(crate) mod index;
@@ -41,9 +44,14 @@ pub(crate) struct Segment {
     pub(crate) incarnation: u64,
     path: PathBuf,
     storage: Arc<dyn Storage>,
-    file: Mutex<Option<Arc<dyn File>>>,
+    handles: Arc<Handles>,
+    slot: Arc<Slot>,
+    /// Another file has taken its place, or is about to.
+    retired: AtomicBool,
     readable: AtomicU64,
     sealed: AtomicBool,
+    /// Offsets were left out.
+    sparse: AtomicBool,
     index: Mutex<SparseIndex>,
     summary: OnceLock<Summary>,
 }
@@ -54,12 +62,18 @@ pub(crate) struct Summary {
     pub(crate) next_offset: u64,
     pub(crate) max_timestamp: i64,
     pub(crate) last_commit: u64,
+    pub(crate) record_count: u64,
 }
 
 impl Summary {
     /// The sums of a segment that ends at `place`.
     pub(crate) fn of(place: &SegmentPlace) -> Self {
-        Self { next_offset: place.next_offset, max_timestamp: place.max_timestamp, last_commit: place.last_commit }
+        Self {
+            next_offset: place.next_offset,
+            max_timestamp: place.max_timestamp,
+            last_commit: place.last_commit,
+            record_count: place.record_count,
+        }
     }
 
     /// Whether what is looked for can be in the segment.
@@ -86,25 +100,32 @@ impl fmt::Debug for Segment {
 impl Segment {
     /// A segment that exists, readable up to `readable`; with its sums if it is sealed.
     pub(crate) fn existing(
-        storage: Arc<dyn Storage>,
+        env: &Env,
         owner: Arc<Owner>,
         path: PathBuf,
         header: &SegmentHeader,
         readable: u64,
         sealed: Option<Summary>,
     ) -> Self {
-        Self {
+        let segment = Self {
             owner,
             base_offset: header.base_offset,
             incarnation: header.incarnation,
             path,
-            storage,
-            file: Mutex::new(None),
+            storage: Arc::clone(&env.storage),
+            handles: Arc::clone(&env.handles),
+            slot: Arc::default(),
+            retired: AtomicBool::new(false),
             readable: AtomicU64::new(readable),
             sealed: AtomicBool::new(sealed.is_some()),
+            sparse: AtomicBool::new(false),
             index: Mutex::new(SparseIndex::from(readable)),
             summary: sealed.map_or_else(OnceLock::new, OnceLock::from),
+        };
+        if let Some(summary) = segment.summary() {
+            segment.note_records(summary.record_count, summary.next_offset);
         }
+        segment
     }
 
     /// The name of a segment file: its base offset in 20 digits, so that names sort as offsets do.
@@ -118,26 +139,64 @@ impl Segment {
         (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
     }
 
-    /// The open file; opened at first use.
+    /// The file, opened if it is not. It may be closed again as soon as the answer is dropped.
     pub(crate) fn file(&self) -> Result<Arc<dyn File>> {
-        let mut slot = lock(&self.file);
-        if let Some(file) = &*slot {
-            return Ok(Arc::clone(file));
+        self.handles.get(&self.slot, || self.open(if self.is_sealed() { OpenMode::Read } else { OpenMode::ReadWrite }))
+    }
+
+    /// Notes that somebody uses the file who has a way to it of their own.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        self.slot.touch();
+    }
+
+    fn open(&self, mode: OpenMode) -> Result<Arc<dyn File>> {
+        if self.is_retired() {
+            return Err(self.io("open", io::Error::new(io::ErrorKind::NotFound, "another file has its place")));
         }
-        let mode = if self.is_sealed() { OpenMode::Read } else { OpenMode::ReadWrite };
-        let file = self.storage.open(&self.path, mode).map_err(|error| self.io("open", error))?;
-        Ok(Arc::clone(slot.insert(file)))
+        let open = || self.storage.open(&self.path, mode);
+        let opened = match open() {
+            Err(error) if is_exhausted(&error) => {
+                // Not this one: its place is taken for as long as it is being opened.
+                self.handles.close_idle(&self.slot);
+                open()
+            }
+            opened => opened,
+        };
+        let file = opened.map_err(|error| self.io("open", error))?;
+        if self.storage.is_shared() && !self.is_in(&*file) {
+            return Err(self.io("open", io::Error::new(io::ErrorKind::NotFound, "another file has its place")));
+        }
+        Ok(file)
+    }
+
+    /// Whether the file is this segment's.
+    fn is_in(&self, file: &dyn File) -> bool {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let header = read_full_at(file, &mut bytes, 0).ok().and_then(|read| SegmentHeader::decode(&bytes[..read]).ok());
+        header.is_some_and(|header| header.incarnation == self.incarnation)
+    }
+
+    /// Says that the name is about to be another file's, or nobody's, or takes that back. While that is said nobody opens the
+    /// file, so nobody gets the other one in its stead; whoever has it open reads on.
+    pub(crate) fn retire(&self, retired: bool) {
+        self.slot.exclusively(|| self.retired.store(retired, Ordering::Release));
+    }
+
+    /// Whether another file has the name, or nobody any more.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// A handle of its own, for a sync in the background. The system reports a failed write-back once for each handle: a sync
     /// through the writer's would take the report away from the sync that the writer's records wait for.
     pub(crate) fn own_handle(&self) -> Result<Arc<dyn File>> {
-        self.storage.open(&self.path, OpenMode::ReadWrite).map_err(|error| self.io("open", error))
+        self.slot.exclusively(|| self.open(OpenMode::ReadWrite))
     }
 
     /// Hands the segment a file that is open already.
     pub(crate) fn adopt_file(&self, file: Arc<dyn File>) {
-        *lock(&self.file) = Some(file);
+        self.handles.put(&self.slot, file);
     }
 
     pub(crate) fn path(&self) -> &PathBuf {
@@ -168,8 +227,21 @@ impl Segment {
 
     /// No frame will follow; these are the sums.
     pub(crate) fn set_sealed(&self, summary: Summary) {
+        self.note_records(summary.record_count, summary.next_offset);
         self.summary.get_or_init(|| summary);
         self.sealed.store(true, Ordering::Release);
+    }
+
+    /// How many records there are up to `next_offset`.
+    pub(crate) fn note_records(&self, record_count: u64, next_offset: u64) {
+        if record_count != next_offset.saturating_sub(self.base_offset) {
+            self.sparse.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether there may be fewer records than offsets.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.sparse.load(Ordering::Acquire)
     }
 
     /// The sums of a sealed segment.

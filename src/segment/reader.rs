@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::Segment;
 use crate::error::{Error, Result};
 use crate::format::FormatError;
+use crate::format::compression::{Method, decompress};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use crate::storage::files::read_full_at;
 
@@ -16,7 +17,9 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 /// A frame of records in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
+    /// As it is stored: its length and checksum are those of the stored body.
     pub(crate) header: FrameHeader,
+    /// The records, decompressed.
     pub(crate) body: Bytes,
 }
 
@@ -31,13 +34,24 @@ pub(crate) struct FrameReader {
     start: u64,
     filled: usize,
     read_bytes: usize,
+    /// Where bodies are decompressed; its memory is used again once nobody holds a slice of it.
+    unpacked: BytesMut,
 }
 
 impl FrameReader {
     /// A reader at a frame boundary.
     pub(crate) fn new(segment: Arc<Segment>, position: u64, next_offset: u64, read_bytes: usize) -> Self {
         let read_bytes = read_bytes.max(FRAME_HEADER_BYTES);
-        Self { segment, position, next_offset, buffer: Bytes::new(), start: position, filled: 0, read_bytes }
+        Self {
+            segment,
+            position,
+            next_offset,
+            buffer: Bytes::new(),
+            start: position,
+            filled: 0,
+            read_bytes,
+            unpacked: BytesMut::new(),
+        }
     }
 
     /// Goes on in another segment, keeping the buffer's memory.
@@ -75,13 +89,23 @@ impl FrameReader {
         if end > readable {
             return Err(self.damage(FormatError::Length));
         }
-        let body = self.buffer.slice(at + FRAME_HEADER_BYTES..at + header.frame_len());
+        let mut body = self.buffer.slice(at + FRAME_HEADER_BYTES..at + header.frame_len());
         if let Err(why) = header.check_body(&body) {
             return Err(self.damage_after(why, &header));
+        }
+        if header.compression != Method::Plain {
+            body = self.decompress(&header, &body)?;
         }
         self.position = end;
         self.next_offset = header.next_offset();
         Ok(Some(Frame { header, body }))
+    }
+
+    fn decompress(&mut self, header: &FrameHeader, stored: &[u8]) -> Result<Bytes> {
+        match decompress(header.compression, stored, &mut self.unpacked) {
+            Ok(()) => Ok(self.unpacked.split().freeze()),
+            Err(why) => Err(self.damage_after(why, header)),
+        }
     }
 
     /// Skips frames, looking at their headers only, until one is what `stop` wants; it comes next.
@@ -165,8 +189,8 @@ impl FrameReader {
     }
 }
 
-/// A frame out of bytes that this process has written itself.
-pub(crate) fn own_frame(header: FrameHeader, bytes: &Bytes) -> Frame {
-    debug_assert!(frame::parse(bytes, header.incarnation).is_ok(), "a frame that we made must hold");
-    Frame { header, body: bytes.slice(FRAME_HEADER_BYTES..) }
+/// A frame that this process has written itself, with the body that it has made it of.
+pub(crate) fn own_frame(header: FrameHeader, stored: &[u8], body: Bytes) -> Frame {
+    debug_assert!(frame::parse(stored, header.incarnation).is_ok(), "a frame that we made must hold");
+    Frame { header, body }
 }

@@ -56,6 +56,7 @@ impl Made {
             base_offset: BASE,
             incarnation: INCARNATION,
             created_at: 0,
+            compacted: false,
         };
         let storage: Arc<dyn Storage> = Arc::new(MemoryDisk::default());
         let file = storage.open(&path(), OpenMode::CreateNew).unwrap();
@@ -125,7 +126,8 @@ impl Made {
 
     fn bare(&self, readable: u64, sealed: Option<Summary>) -> Segment {
         let owner = Arc::new(Owner { topic: "t".into(), topic_id: 2, partition: 3 });
-        Segment::existing(Arc::clone(&self.storage), owner, path(), &self.header, readable, sealed)
+        let env = crate::log::tests::env(Arc::clone(&self.storage), 1);
+        Segment::existing(&env, owner, path(), &self.header, readable, sealed)
     }
 
     /// The offset of the first frame that is what is looked for, by looking at them all.
@@ -434,7 +436,7 @@ fn a_reader_stops_at_what_is_published_and_says_where_damage_is() {
 
 #[test]
 fn a_summary_passes_over_what_cannot_be_there() {
-    let summary = Summary { next_offset: 10, max_timestamp: 5, last_commit: 7 };
+    let summary = Summary { next_offset: 10, max_timestamp: 5, last_commit: 7, record_count: 4 };
     assert!(summary.may_hold(Target::Offset(9)) && !summary.may_hold(Target::Offset(10)));
     assert!(summary.may_hold(Target::Timestamp(5)) && !summary.may_hold(Target::Timestamp(6)));
     assert!(summary.may_hold(Target::Commit(7)) && !summary.may_hold(Target::Commit(8)));

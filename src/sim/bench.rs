@@ -40,7 +40,7 @@ impl Bench {
     }
 
     pub(super) fn settings() -> LogSettings {
-        LogSettings { commit_bytes_max: 72 << 10, journal_bytes: 24 << 10, tail_bytes_max: 0 }
+        LogSettings { commit_bytes_max: 72 << 10, journal_bytes: 24 << 10, tail_bytes_max: 0, ..LogSettings::default() }
     }
 
     pub(super) fn try_open(&self) -> Result<Engine> {
@@ -48,9 +48,12 @@ impl Bench {
     }
 
     pub(super) fn open_through(&self, storage: Arc<dyn Storage>) -> Result<Engine> {
+        open(self.env(storage), PathBuf::from(ROOT), Self::settings(), true)
+    }
+
+    pub(super) fn env(&self, storage: Arc<dyn Storage>) -> Env {
         let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
-        let env = Env { storage, clock, random: Arc::clone(&self.random) as _ };
-        open(env, PathBuf::from(ROOT), Self::settings(), true)
+        Env::new(storage, clock, Arc::clone(&self.random) as _, 3)
     }
 
     pub(super) fn open(&self) -> Engine {
@@ -96,6 +99,11 @@ pub(super) fn settings(partitions: u32, durability: Durability) -> TopicSettings
         .record_bytes_max(8 << 10)
 }
 
+/// The settings of a topic that keeps the last record of each key.
+pub(super) fn compacted(partitions: u32, durability: Durability) -> TopicSettings {
+    settings(partitions, durability).compaction(true)
+}
+
 /// A frame of one record.
 pub(super) fn builder(text: &str) -> FrameBuilder {
     let mut builder = FrameBuilder::new();
@@ -103,8 +111,10 @@ pub(super) fn builder(text: &str) -> FrameBuilder {
     builder
 }
 
+/// The key is what stands before the first `=`, if there is one.
 fn push(builder: &mut FrameBuilder, text: &str) {
-    builder.push(5, None, Some(text.as_bytes()), std::iter::empty());
+    let key = text.split_once('=').map(|(key, _)| key.as_bytes());
+    builder.push(5, key, Some(text.as_bytes()), std::iter::empty());
 }
 
 pub(super) fn put(engine: &Engine, topic: &str, partition: u32, text: &str) -> Result<()> {
@@ -113,7 +123,7 @@ pub(super) fn put(engine: &Engine, topic: &str, partition: u32, text: &str) -> R
         .enqueue(&partition, text.len() + 200, crate::log::committer::Leader::Thread, |builder| push(builder, text))
         .map_err(|refused| match refused {
             crate::log::committer::Refused::Failed(error) => error,
-            crate::log::committer::Refused::Full => panic!("nothing else waits"),
+            refused => panic!("nothing else waits, and there is no guard: {refused:?}"),
         })?;
     while engine.lead() {}
     ticket.group.outcome().expect("it was led").clone().map(drop)
@@ -140,7 +150,14 @@ pub(super) fn unit(engine: &Engine, places: &[(&str, u32)], text: &str) -> Resul
 
 /// The values of a partition from an offset on, and what the reading ended with.
 pub(super) fn read(engine: &Engine, topic: &str, partition: u32, from: u64) -> (Vec<String>, Option<Error>) {
-    let partition = engine.topic(topic).and_then(|topic| topic.partition(partition)).expect("it exists");
+    let (rows, error) = rows(engine, topic, partition, from);
+    (rows.into_iter().map(|(_, value)| value).collect(), error)
+}
+
+/// The same with their offsets.
+pub(super) fn rows(engine: &Engine, topic: &str, partition: u32, from: u64) -> (Vec<(u64, String)>, Option<Error>) {
+    let topic = engine.topic(topic).expect("it exists");
+    let (partition, is_dense) = (topic.partition(partition).expect("it exists"), !topic.settings().compaction);
     let mut cursor = PartitionCursor::new(Arc::clone(&partition), from).with_read_bytes(8192);
     let mut values = Vec::new();
     let mut next = None;
@@ -152,9 +169,12 @@ pub(super) fn read(engine: &Engine, topic: &str, partition: u32, from: u64) -> (
                     if record.offset < from {
                         continue;
                     }
-                    assert_eq!(record.offset, *next.get_or_insert(from), "offsets follow each other");
+                    let expected = *next.get_or_insert(from);
+                    assert!(record.offset >= expected, "offsets ascend");
+                    assert!(record.offset == expected || !is_dense, "offsets follow each other");
                     next = Some(record.offset + 1);
-                    values.push(String::from_utf8(record.value.expect("a value").to_vec()).expect("text"));
+                    let value = String::from_utf8(record.value.expect("a value").to_vec()).expect("text");
+                    values.push((record.offset, value));
                 }
             }
             Ok(None) => return (values, None),

@@ -23,6 +23,8 @@ pub(super) enum Size {
     Small,
     /// All alike, so that what is stale lies where the new would be.
     Same,
+    /// Of a few keys, for topics that are compacted.
+    Keyed,
 }
 
 impl Size {
@@ -33,11 +35,16 @@ impl Size {
 
     /// More bytes than any append or unit of the simulation has in a commit.
     pub(super) fn commit_bytes_max(self) -> usize {
-        if self == Self::Mixed { 13_000 } else { 3_800 }
+        match self {
+            Self::Mixed => 13_000,
+            Self::Keyed => 6_000,
+            Self::Small | Self::Same => 3_800,
+        }
     }
 }
 
 const CLASS_SHIFT: u32 = 56;
+const ID_HEADER: &str = "id";
 
 /// The record of this number.
 pub(super) fn content(id: u64) -> Content {
@@ -45,6 +52,9 @@ pub(super) fn content(id: u64) -> Content {
         return Content { key: None, value: Some(id.to_le_bytes().to_vec()), headers: Vec::new(), timestamp: 7 };
     }
     let dice = Dice::new(id ^ 0x5ca1_ab1e);
+    if id >> CLASS_SHIFT == Size::Keyed as u64 {
+        return keyed(id, &dice);
+    }
     let shape = dice.below(64);
     let size = match shape {
         _ if id >> CLASS_SHIFT == Size::Small as u64 => dice.below(40),
@@ -64,7 +74,28 @@ pub(super) fn content(id: u64) -> Content {
     Content { key, value: (!is_tombstone).then_some(value), headers, timestamp: dice.below(1 << 40) as i64 - (1 << 39) }
 }
 
+/// A value, or a tombstone, which has its number in a header then.
+fn keyed(id: u64, dice: &Dice) -> Content {
+    let key = Some(vec![dice.below(5) as u8]);
+    let timestamp = dice.below(1 << 40) as i64;
+    if dice.one_in(5) {
+        let headers = vec![(ID_HEADER, Some(id.to_le_bytes().to_vec()))];
+        return Content { key, value: None, headers, timestamp };
+    }
+    let mut value = id.to_le_bytes().to_vec();
+    value.extend((0..dice.below(300)).map(|at| (id as u8).wrapping_add(at as u8)));
+    Content { key, value: Some(value), headers: Vec::new(), timestamp }
+}
+
 impl Content {
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    pub(super) fn is_tombstone(&self) -> bool {
+        self.value.is_none()
+    }
+
     /// Bytes in a frame, at the most.
     pub(super) fn size_max(&self) -> usize {
         AROUND_VALUE_BYTES + self.value.as_ref().map_or(0, Vec::len)
@@ -78,7 +109,8 @@ impl Content {
 
 /// Which record this is, if it is byte for byte the one that was sent.
 pub(super) fn identify(record: &RawRecord<'_>) -> Verdict<u64> {
-    let id = record.value.or(record.key).and_then(|bytes| bytes.first_chunk::<8>());
+    let header = record.headers.iter().find(|(name, _)| *name == ID_HEADER).and_then(|(_, value)| value);
+    let id = record.value.or(header).or(record.key).and_then(|bytes| bytes.first_chunk::<8>());
     let id = u64::from_le_bytes(*id.ok_or_else(|| format!("a record that nobody sent: {record:?}"))?);
     let expected = content(id);
     let same = record.key == expected.key.as_deref()

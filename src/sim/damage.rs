@@ -4,48 +4,89 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::bench::{Bench, put, read, settings, unit};
+use super::bench::{Bench, compacted, put, rows, settings, unit};
 use super::{Verdict, ensure};
 use crate::error::ErrorKind;
-use crate::log::settings::Durability;
+use crate::log::engine::Engine;
+use crate::log::settings::{Compression, Durability};
 
-const TOPICS: [(&str, u32); 3] = [("a", 0), ("a", 1), ("b", 0)];
+/// One damaged log in so many is read before it is recovered.
+const READER_ONE_IN: u64 = 7;
+/// The last of them is compacted.
+pub(super) const TOPICS: [(&str, u32); 4] = [("a", 0), ("a", 1), ("b", 0), ("c", 0)];
+
+/// The records of a partition with their offsets.
+pub(super) type Rows = Vec<(u64, String)>;
 
 /// The original and what each partition of it holds.
-struct Original {
-    bench: Bench,
-    sent: Vec<Vec<String>>,
+pub(super) struct Original {
+    pub(super) bench: Bench,
+    pub(super) sent: Vec<Rows>,
 }
 
 /// How the process ended that wrote the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     /// Killed with live journal entries and frames above the checkpoint.
     Unclean,
     Closed,
 }
 
-fn original(left: Left) -> Original {
+/// How it wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    Plain,
+    Compressed,
+}
+
+/// Text of 700 bytes: of one letter, or such that a half of it is left when it is compressed.
+fn filler(stored: Stored, seed: usize) -> String {
+    match stored {
+        Stored::Plain => "w".repeat(700),
+        Stored::Compressed => {
+            let bytes = (0..175_u32).map(|at| (at + seed as u32 * 1000).wrapping_mul(2_654_435_761) >> 24);
+            bytes.map(|byte| format!("{byte:04x}")).collect()
+        }
+    }
+}
+
+pub(super) fn original(left: Left, stored: Stored) -> Original {
     let bench = Bench::new(99);
     let engine = bench.open();
-    engine.create_topic("a", settings(2, Durability::Sync)).unwrap();
-    engine.create_topic("b", settings(1, Durability::Sync)).unwrap();
+    let (lz4, zstd) = match stored {
+        Stored::Plain => (Compression::None, Compression::None),
+        Stored::Compressed => (Compression::Lz4, Compression::Zstd { level: 3 }),
+    };
+    engine.create_topic("a", settings(2, Durability::Sync).compression(lz4)).unwrap();
+    engine.create_topic("b", settings(1, Durability::Sync).compression(zstd)).unwrap();
+    engine.create_topic("c", compacted(1, Durability::Sync).compression(lz4)).unwrap();
+    let text = |seed| match stored {
+        Stored::Plain => "w".repeat(450),
+        Stored::Compressed => filler(stored, seed),
+    };
     for round in 0..3 {
         // Two of these fill a segment, so that sealed ones are there.
-        for (topic, partition) in [("a", 0), ("a", 0), ("b", 0)] {
-            put(&engine, topic, partition, &format!("{round}-{}", "w".repeat(700))).unwrap();
+        for (at, (topic, partition)) in [("a", 0), ("a", 0), ("b", 0)].into_iter().enumerate() {
+            put(&engine, topic, partition, &format!("{round}-{}", filler(stored, round * 3 + at))).unwrap();
         }
-        unit(&engine, &TOPICS, &format!("{round}-unit")).unwrap();
+        // Of these one segment is left when it is compacted, while the journal still holds frames of those that are gone.
+        for number in 0..9 {
+            put(&engine, "c", 0, &format!("{}={round}-{number}-{}", number % 3, text(round * 9 + number))).unwrap();
+        }
+        unit(&engine, &TOPICS, &format!("{round}=unit")).unwrap();
         if round == 1 {
             engine.checkpoint().unwrap();
             engine.do_upkeep(std::time::Duration::MAX);
         }
     }
+    assert!(engine.compact_topic("c").unwrap().removed > 10);
     for text in ["short 1", "short 2"] {
         put(&engine, "a", 0, text).unwrap();
+        // All but the last commit gets into the partition files.
+        engine.do_upkeep(std::time::Duration::MAX);
         unit(&engine, &TOPICS, &format!("{text} unit")).unwrap();
     }
-    let sent = TOPICS.iter().map(|(topic, partition)| read(&engine, topic, *partition, 0).0).collect();
+    let sent = TOPICS.iter().map(|(topic, partition)| rows(&engine, topic, *partition, 0).0).collect();
     if left == Left::Closed {
         engine.close().unwrap();
     }
@@ -65,9 +106,30 @@ enum Answer {
     Shortened,
 }
 
-/// Opens a damaged copy and judges what can be read. `file` is the one that was damaged.
-fn judge(original: &Original, copy: &Bench, file: &str) -> Verdict<Answer> {
-    let engine = match copy.try_open() {
+/// What can be read of each partition, and what reading ends with.
+fn read_all(engine: &Engine) -> Vec<(Rows, Option<ErrorKind>)> {
+    let read = |(topic, partition): &(&str, u32)| {
+        let (values, error) = rows(engine, topic, *partition, 0);
+        (values, error.map(|error| error.kind()))
+    };
+    TOPICS.iter().map(read).collect()
+}
+
+/// Opens a damaged copy and judges what can be read. `file` is the one that was damaged. Whoever opens it read-only before sees
+/// the same, and changes nothing.
+fn judge(original: &Original, copy: &Bench, file: &str, with_reader: bool) -> Verdict<Answer> {
+    let mut seen = None;
+    if with_reader {
+        let before = super::read_only::all_files(&copy.disk);
+        seen = Some(copy.open_read_only().map(|reader| read_all(&reader)).map_err(|error| error.kind()));
+        ensure!(super::read_only::all_files(&copy.disk) == before, "reading has changed files");
+    }
+    let opened = copy.try_open();
+    if let Some(seen) = seen {
+        let found = opened.as_ref().map(read_all).map_err(crate::Error::kind);
+        ensure!(seen == found, "a reader has seen {seen:?}, recovery has left {found:?}");
+    }
+    let engine = match opened {
         Ok(engine) => engine,
         Err(error) => {
             ensure!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid), "opening failed with {error:?}");
@@ -80,14 +142,15 @@ fn judge(original: &Original, copy: &Bench, file: &str) -> Verdict<Answer> {
     };
     let mut answer = Answer::Whole;
     for ((topic, partition), sent) in TOPICS.iter().zip(&original.sent) {
-        let (values, error) = read(&engine, topic, *partition, 0);
+        let (values, error) = rows(&engine, topic, *partition, 0);
+        let next = sent.get(values.len()).map_or(u64::MAX, |(offset, _)| *offset);
         ensure!(values.len() <= sent.len() && values[..] == sent[..values.len()], "{topic}/{partition} has other data");
         let named = |error: &crate::Error| {
             error.kind() == ErrorKind::Corrupt
                 && error.corruption().is_some_and(|at| {
                     at.topic.as_deref() == Some(topic)
                         && at.partition == Some(*partition)
-                        && at.first_offset.is_none_or(|first| first <= values.len() as u64)
+                        && at.first_offset.is_none_or(|first| first <= next)
                 })
         };
         if let Some(error) = &error {
@@ -97,7 +160,9 @@ fn judge(original: &Original, copy: &Bench, file: &str) -> Verdict<Answer> {
         if values.len() == sent.len() && error.is_none() {
             continue;
         }
-        ensure!(mine, "{topic}/{partition} has lost records though {file} was damaged");
+        // The last commit is in the journal only, and no later entry says that it was whole.
+        let journal = file.contains("/journal/");
+        ensure!(mine || journal, "{topic}/{partition} has lost records though {file} was damaged");
         let reported = error.iter().chain(&engine.report.damage).any(named);
         let lost = sent.len() - values.len();
         if !reported {
@@ -120,7 +185,7 @@ fn each(
     for case in cases {
         let copy = original.bench.fork();
         damage(&copy, case);
-        let judged = catch_unwind(AssertUnwindSafe(|| judge(original, &copy, file)));
+        let judged = catch_unwind(AssertUnwindSafe(|| judge(original, &copy, file, case % READER_ONE_IN == 0)));
         let answer =
             judged.unwrap_or_else(|_| Err("panic".to_owned())).map_err(|why| format!("{file}, {case}: {why}"))?;
         counts[answer as usize] += 1;
@@ -128,8 +193,8 @@ fn each(
     Ok(counts)
 }
 
-fn run(left: Left, what: &str, one: impl Fn(&Original, &str, u64) -> Verdict<[u64; 3]>) {
-    let original = original(left);
+fn run(left: Left, stored: Stored, what: &str, one: impl Fn(&Original, &str, u64) -> Verdict<[u64; 3]>) {
+    let original = original(left, stored);
     let (mut total, mut findings) = ([0; 3], Vec::new());
     for file in original.bench.disk.paths() {
         if file.ends_with("/LOCK") {
@@ -138,33 +203,33 @@ fn run(left: Left, what: &str, one: impl Fn(&Original, &str, u64) -> Verdict<[u6
         let len = original.bench.disk.read_file(&file).len() as u64;
         match one(&original, &file, len) {
             Ok(counts) => {
-                eprintln!("damage, {left:?}, {what}, {file} of {len} bytes: {counts:?}");
+                eprintln!("damage, {left:?}, {stored:?}, {what}, {file} of {len} bytes: {counts:?}");
                 (0..3).for_each(|answer| total[answer] += counts[answer]);
             }
             Err(why) => findings.push(why),
         }
     }
-    eprintln!("damage, {left:?}, {what}: {} whole, {} named, {} shortened", total[0], total[1], total[2]);
+    eprintln!("damage, {left:?}, {stored:?}, {what}: {} whole, {} named, {} shortened", total[0], total[1], total[2]);
     assert!(findings.is_empty(), "{}", findings.join("\n"));
 }
 
 /// The part of a file that is not just room ahead: beyond it every 61st byte will do.
-fn positions(bench: &Bench, file: &str) -> Vec<u64> {
+pub(super) fn positions(bench: &Bench, file: &str) -> Vec<u64> {
     let bytes = bench.disk.read_file(file);
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 200).min(bytes.len());
     (0..used).chain((used..bytes.len()).step_by(61)).map(|at| at as u64).collect()
 }
 
-fn cut(left: Left) {
-    run(left, "cut", |original, file, _| {
+fn cut(left: Left, stored: Stored) {
+    run(left, stored, "cut", |original, file, _| {
         let cases = positions(&original.bench, file);
         each(original, file, cases.into_iter(), |copy, at| copy.disk.truncate(file, at))
     });
 }
 
 /// One bit of each byte, another one at each position; all bits where headers are.
-fn flip(left: Left) {
-    run(left, "flip", |original, file, _| {
+fn flip(left: Left, stored: Stored) {
+    run(left, stored, "flip", |original, file, _| {
         let bits = positions(&original.bench, file).into_iter().flat_map(|at| {
             let all = at < 160;
             (0..8).filter(move |bit| all || *bit == at % 8).map(move |bit| at * 8 + bit)
@@ -175,20 +240,40 @@ fn flip(left: Left) {
 
 #[test]
 fn every_cut_of_a_log_that_was_killed() {
-    cut(Left::Unclean);
+    cut(Left::Unclean, Stored::Plain);
 }
 
 #[test]
 fn every_cut_of_a_log_that_was_closed() {
-    cut(Left::Closed);
+    cut(Left::Closed, Stored::Plain);
 }
 
 #[test]
 fn every_flip_in_a_log_that_was_killed() {
-    flip(Left::Unclean);
+    flip(Left::Unclean, Stored::Plain);
 }
 
 #[test]
 fn every_flip_in_a_log_that_was_closed() {
-    flip(Left::Closed);
+    flip(Left::Closed, Stored::Plain);
+}
+
+#[test]
+fn every_cut_of_a_compressed_log_that_was_killed() {
+    cut(Left::Unclean, Stored::Compressed);
+}
+
+#[test]
+fn every_cut_of_a_compressed_log_that_was_closed() {
+    cut(Left::Closed, Stored::Compressed);
+}
+
+#[test]
+fn every_flip_in_a_compressed_log_that_was_killed() {
+    flip(Left::Unclean, Stored::Compressed);
+}
+
+#[test]
+fn every_flip_in_a_compressed_log_that_was_closed() {
+    flip(Left::Closed, Stored::Compressed);
 }

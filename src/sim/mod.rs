@@ -5,13 +5,17 @@
 //! |---|---|
 //! | [`power_loss`] | random lives with faults and power losses; `ANNALS_SIM_SEED=n` runs one seed and tells each step |
 //! | [`planted`] | each deliberate defect of [`crate::planted`] is found by the above |
+//! | [`compaction`] | a compaction that is cut off at each call |
 //! | [`kth_call`] | every single call to the disk fails once, and from then on |
 //! | [`damage`] | every byte cut, every bit flipped, in every file of a small log |
+//! | [`repair`] | the same damage, checked and repaired: nothing that is whole is lost, at a power loss neither |
+//! | [`read_only`] | what is seen beside a writer, and after a crash before anybody recovers, is right and stays |
 //! | [`rows`] | what docs/RELIABILITY.md promises for one situation each |
 //!
 //! Everything is single-threaded and follows from the seed.
 
 mod bench;
+mod compaction;
 mod content;
 mod damage;
 mod dice;
@@ -21,6 +25,9 @@ mod model;
 mod ops;
 mod planted;
 mod power_loss;
+mod prefix;
+mod read_only;
+mod repair;
 mod rows;
 mod world;
 

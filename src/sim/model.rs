@@ -24,7 +24,7 @@ pub(super) enum Fate {
 }
 
 /// One append call: records that are there together or not at all.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Append {
     pub(super) place: Place,
     pub(super) first: u64,
@@ -44,7 +44,37 @@ pub(super) struct Slot {
     pub(super) commit: u64,
 }
 
-#[derive(Debug, Default)]
+/// What compactions may have taken away, and must have.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cleaning {
+    /// Each attempt: the offset below which it could take something away, and when it began and ended.
+    pub(super) attempts: Vec<(u64, i64, i64)>,
+}
+
+impl Cleaning {
+    /// Whether a record may be gone: a later one of its key was there below what could be touched, or it is a tombstone
+    /// that was kept long enough.
+    pub(super) fn may_be_gone(&self, known: &[Slot], offset: usize, tombstone_age: i64) -> bool {
+        let limit = self.attempts.iter().map(|(limit, ..)| *limit).max().unwrap_or(0);
+        let record = content(known[offset].id);
+        if is_superseded(known, offset, limit) {
+            return true;
+        }
+        let covering = || self.attempts.iter().filter(|(limit, ..)| *limit > offset as u64);
+        let kept = covering().map(|(_, began, _)| *began).min();
+        let last = covering().skip(1).map(|(.., ended)| *ended).max();
+        record.is_tombstone() && kept.zip(last).is_some_and(|(kept, last)| last >= kept + tombstone_age)
+    }
+}
+
+/// Whether a later record below `limit` has the same key.
+pub(super) fn is_superseded(known: &[Slot], offset: usize, limit: u64) -> bool {
+    let record = content(known[offset].id);
+    let later = known.iter().enumerate().take(limit as usize).skip(offset + 1);
+    record.key().is_some() && later.into_iter().any(|(_, slot)| content(slot.id).key() == record.key())
+}
+
+#[derive(Debug, Default, Clone)]
 pub(super) struct PartitionModel {
     /// What is at each offset: found by the last recovery, or acknowledged since.
     pub(super) known: Vec<Slot>,
@@ -52,6 +82,11 @@ pub(super) struct PartitionModel {
     pub(super) floor: u64,
     /// How many of them the end of the process must leave.
     pub(super) kill_floor: u64,
+    /// Those below this offset have gone for good.
+    pub(super) start: u64,
+    /// Those below this one may have.
+    pub(super) start_max: u64,
+    pub(super) cleaning: Cleaning,
 }
 
 /// Whether a topic is there after a crash.
@@ -62,17 +97,23 @@ pub(super) enum Existence {
     Open,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TopicModel {
     pub(super) number: u32,
     pub(super) durability: Durability,
+    /// How long tombstones stay, if the topic is compacted.
+    pub(super) tombstone_age: Option<i64>,
     pub(super) existence: Existence,
     pub(super) partitions: Vec<PartitionModel>,
     /// The partitions there may be, if adding some was not acknowledged.
     pub(super) partitions_max: usize,
+    /// The upkeep may let records go.
+    pub(super) retains: bool,
+    /// Its deletion has failed half-way: nobody keeps the journal for it any more.
+    pub(super) may_lack: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Model {
     pub(super) topics: BTreeMap<String, TopicModel>,
     pub(super) appends: Vec<Append>,
@@ -90,12 +131,28 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn topic(&mut self, name: &str, durability: Durability, existence: Existence, partitions: usize) {
+    pub(super) fn topic(
+        &mut self,
+        name: &str,
+        durability: Durability,
+        tombstone_age: Option<i64>,
+        existence: Existence,
+        partitions: usize,
+    ) {
         let number = self.next_topic;
         self.next_topic += 1;
         let partitions_max = partitions;
         let partitions = (0..partitions).map(|_| PartitionModel::default()).collect();
-        let topic = TopicModel { number, durability, existence, partitions, partitions_max };
+        let topic = TopicModel {
+            number,
+            durability,
+            tombstone_age,
+            existence,
+            partitions,
+            partitions_max,
+            retains: false,
+            may_lack: false,
+        };
         self.topics.insert(name.to_owned(), topic);
     }
 

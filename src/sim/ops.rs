@@ -13,6 +13,7 @@ use crate::log::committer::{Group, Refused, Ticket};
 use crate::log::engine::Engine;
 use crate::log::settings::{Durability, TopicSettings};
 use crate::partition::Partition;
+use crate::storage::Clock;
 
 /// Appends that wait for their commit.
 pub(super) struct Pending {
@@ -56,11 +57,15 @@ impl World {
         if self.dice.one_in(self.mix.units_one_in) {
             return self.unit(engine, pending);
         }
+        if self.dice.one_in(self.mix.compact_one_in) {
+            return self.compact(engine);
+        }
         match self.dice.below(20) {
             0..=10 => self.append(engine, pending),
             11..=15 => self.settle(engine, pending),
             16..=17 => self.upkeep(engine),
-            18 => self.checkpoint(engine),
+            18 if self.dice.one_in(2) => self.checkpoint(engine),
+            18 => self.delete_records(engine),
             _ => self.look(engine),
         }
     }
@@ -146,7 +151,9 @@ impl World {
                 bytes: len + 256,
                 answer: Answer::Single(ticket),
             }),
-            Err(Refused::Full) => return Err("a commit that fits was refused".to_owned()),
+            Err(refused @ (Refused::Full | Refused::Guarded)) => {
+                return Err(format!("a commit that fits was refused: {refused:?}"));
+            }
             Err(Refused::Failed(error)) => {
                 self.model.appends[append].fate = Fate::Refused;
                 self.allow(&error)?;
@@ -317,6 +324,56 @@ impl World {
         }
     }
 
+    fn delete_records(&mut self, engine: &Engine) -> Verdict {
+        let Some(Goal { place, partition, .. }) = self.goal(engine)? else { return Ok(()) };
+        let Some(known) = self.model.partition(place) else { return Ok(()) };
+        let (end, topic) = (known.known.len() as u64, partition.owner.topic.to_string());
+        let before = if self.dice.one_in(4) { end } else { self.dice.below(end + 1) };
+        self.say(|| format!("delete the records of {place:?} before {before} of {end}"));
+        if let Some(known) = self.model.partition(place) {
+            known.start_max = known.start_max.max(before);
+        }
+        match engine.delete_records(&topic, place.partition, before) {
+            Ok(start) => {
+                ensure!(start >= before, "{place:?} starts at {start} though all before {before} was to go");
+                Ok(())
+            }
+            Err(error) => self.allow(&error),
+        }
+    }
+
+    fn compact(&mut self, engine: &Engine) -> Verdict {
+        let topics = self.model.topics.iter();
+        let compacted =
+            topics.filter(|(_, known)| known.existence == Existence::Certain && known.tombstone_age.is_some());
+        let names: Vec<String> = compacted.map(|(name, _)| name.clone()).collect();
+        let Some(name) = names.get(self.dice.index(names.len().max(1))) else { return Ok(()) };
+        let partitions = engine.topic(name).map_err(|error| format!("topic {name}: {error}"))?.partitions();
+        let limits: Vec<u64> =
+            partitions.iter().map(|one| one.segments().last().map_or(0, |last| last.base_offset)).collect();
+        let began = self.clock.now_micros();
+        let done = engine.compact_topic(name);
+        let ended = self.clock.now_micros();
+        self.say(|| format!("compact {name} up to {limits:?}: {done:?}"));
+        let known = self.model.topics.get_mut(name).expect("it is there");
+        for (known, limit) in known.partitions.iter_mut().zip(&limits) {
+            known.cleaning.attempts.push((*limit, began, ended));
+        }
+        self.stats.compactions += 1;
+        match done {
+            // What followers have in memory is as it was written.
+            Ok(done) if done.complete && !self.mix.follow && !self.disk.is_off() => {
+                let known = &self.model.topics[name];
+                for ((known, partition), limit) in known.partitions.iter().zip(partitions.iter()).zip(limits) {
+                    self.stats.compacted_away += judge::compacted(known, partition, limit)?;
+                }
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => self.allow(&error),
+        }
+    }
+
     fn look(&mut self, engine: &Engine) -> Verdict {
         for topic in engine.topics() {
             let Some(known) = self.model.topics.get(&*topic.name) else { continue };
@@ -342,11 +399,25 @@ impl World {
         let interval = Durability::Interval(std::time::Duration::from_millis(50));
         let durability = self.dice.pick(&[Durability::Sync, Durability::Sync, Durability::Os, interval]);
         let partitions = self.dice.within(1, self.mix.partitions_max) as u32;
+        let compression = self.mix.compressions[self.next_topic as usize % 2];
+        let segment_bytes = self.mix.segment_bytes_max;
+        let keeps = self.dice.one_in(6).then(|| segment_bytes * self.dice.within(1, 3));
+        let ages = self.dice.one_in(8).then(|| std::time::Duration::from_secs(self.dice.within(1, 60)));
         let settings = TopicSettings::default()
             .partitions(partitions)
             .durability(durability)
-            .segment_bytes_max(self.mix.segment_bytes_max)
-            .record_bytes_max(4096);
+            .segment_bytes_max(segment_bytes)
+            .record_bytes_max(4096)
+            .retention_bytes_max(keeps)
+            .retention_age_max(ages)
+            .compression(compression);
+        let tombstone_ages = [0, 5_000_000, 3_600_000_000_i64];
+        let tombstone_age =
+            (self.mix.size == Size::Keyed && !self.dice.one_in(4)).then(|| self.dice.pick(&tombstone_ages));
+        let settings = match tombstone_age {
+            Some(age) => settings.compaction(true).tombstone_age_max(std::time::Duration::from_micros(age as u64)),
+            None => settings,
+        };
         self.say(|| format!("create {name}: {settings:?}"));
         let existence = match engine.create_topic(&name, settings) {
             Ok(_) => Existence::Certain,
@@ -355,7 +426,8 @@ impl World {
                 Existence::Open
             }
         };
-        self.model.topic(&name, durability, existence, partitions as usize);
+        self.model.topic(&name, durability, tombstone_age, existence, partitions as usize);
+        self.model.topics.get_mut(&name).expect("it was just put there").retains = keeps.is_some() || ages.is_some();
         Ok(())
     }
 
@@ -374,7 +446,9 @@ impl World {
                 Err(error) => {
                     self.say(|| format!("not deleted: {error}"));
                     self.allow(&error)?;
-                    self.model.topics.get_mut(name).expect("it is there").existence = Existence::Open;
+                    let known = self.model.topics.get_mut(name).expect("it is there");
+                    known.existence = Existence::Open;
+                    known.may_lack = true;
                 }
             }
             return Ok(());

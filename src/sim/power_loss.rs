@@ -76,5 +76,5 @@ fn what_was_acknowledged_survives() {
     });
     assert!(findings.is_empty(), "{} findings:\n\n{}", findings.len(), findings.join("\n\n"));
     eprintln!("power_loss: {total:?}");
-    assert!(total.power_losses >= total.seeds, "{total:?}");
+    assert!(total.power_losses >= total.seeds && total.stores >= total.seeds, "{total:?}");
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::bench::{Bench, TOPIC, builder, damaged_offsets, settings, unit, values};
 use super::{Verdict, ensure};
 use crate::error::ErrorKind;
+use crate::format::compression::Method;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::record::{FrameBuilder, FramePlace};
 use crate::log::committer::Leader;
-use crate::log::settings::Durability;
+use crate::log::settings::{Compression, Durability};
+use crate::producer::guard::tests as guard;
 use crate::storage::sim::SimFault;
 use crate::storage::{OpenMode, Storage};
 
@@ -22,6 +24,14 @@ pub(super) const SCENARIOS: &[fn() -> Verdict] = &[
     refused_commits_stay_away,
     failed_manifest_syncs_leave_a_slot,
     journal_files_with_entries_count,
+    super::read_only::what_is_seen_stays,
+    super::read_only::strays_take_nothing_along,
+    a_lying_length_is_damage,
+    guard::a_condition_waits_for_what_is_under_way,
+    guard::a_refused_append_is_forgotten,
+    guard::a_view_ahead_of_the_log_is_not_believed,
+    super::prefix::unsynced_segments_end_at_the_first_hole,
+    super::compaction::some_cuts,
 ];
 
 /// The file of the first segment of partition 0.
@@ -116,6 +126,37 @@ fn stale_frames_are_no_data() -> Verdict {
     ensure!(values(&engine, 0) == sent && error.is_none(), "stale bytes were taken for data: {error:?}");
     ensure!(engine.report.damage.is_empty(), "{:?}", engine.report);
     Ok(())
+}
+
+/// A frame whose checksums hold, and whose body decompresses to less than it says.
+fn a_lying_length_is_damage() -> Verdict {
+    for compression in [Compression::Lz4, Compression::Zstd { level: 3 }] {
+        let bench = Bench::new(15);
+        let engine = bench.open();
+        let topic = settings(1, Durability::Sync).compression(compression);
+        engine.create_topic(TOPIC, topic).map_err(|error| error.to_string())?;
+        let first = bench.put(&engine, 0, "first").map_err(|error| error.to_string())?;
+        bench.put(&engine, 0, &"second ".repeat(100)).map_err(|error| error.to_string())?;
+        kill(&bench, engine);
+        let mut bytes = bench.disk.read_file(SEGMENT);
+        let (at, mut header) = frames(&bytes)[1];
+        ensure!(header.compression != Method::Plain, "{compression}: it is not compressed");
+        let (front, body) = bytes[at..at + header.frame_len()].split_at_mut(FRAME_HEADER_BYTES);
+        body[0] = body[0].wrapping_add(1);
+        header.body_crc = crc32fast::hash(body);
+        header.encode_into(front.first_chunk_mut().expect("a whole header"));
+        bench.disk.write_file(SEGMENT, &bytes);
+        let engine = bench.open();
+        let error = bench.read_error(&engine, 0).ok_or("a length that does not hold was believed")?;
+        ensure!(error.kind() == ErrorKind::Corrupt && damaged_offsets(&error) == (TOPIC, 0, Some(1)), "{error:?}");
+        ensure!(values(&engine, 0) == [first], "what lies before the damage must be readable");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_body_that_decompresses_to_another_length_is_damage() {
+    a_lying_length_is_damage().unwrap();
 }
 
 #[test]
@@ -390,7 +431,11 @@ fn a_checkpoint_that_is_missing_damaged_or_old_loses_nothing() {
             (vec!["a".into(), "b".into(), "c".into()], vec!["a".into(), "b".into(), "c".into()]),
             "{what}"
         );
-        assert!(engine.report.damage.is_empty());
+        // It is no loss, and no secret either.
+        let [damage] = engine.report.damage.as_slice() else { panic!("{:?}", engine.report.damage) };
+        assert_eq!(damage.corruption().map(|at| at.file.as_str()), Some("CHECKPOINT"), "{damage}");
+        engine.close().unwrap();
+        assert!(bench.open().report.damage.is_empty(), "there is another one now");
     }
 }
 
@@ -402,6 +447,7 @@ fn the_journal_heals_a_damaged_partition_file() {
     for text in ["a", "b", "c"] {
         bench.unit(&engine, &[0, 1], text).unwrap();
     }
+    engine.do_upkeep(std::time::Duration::MAX);
     kill(&bench, engine);
     let (at, _) = frames(&bench.disk.read_file(SEGMENT))[1];
     bench.disk.flip_bit(SEGMENT, (at + FRAME_HEADER_BYTES) as u64, 0);

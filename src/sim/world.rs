@@ -8,17 +8,21 @@ use super::content::Size;
 use super::dice::Dice;
 use super::judge::{self, End};
 use super::model::Model;
+use super::read_only::Seen;
 use super::{Verdict, ensure};
 use crate::error::{Error, ErrorKind};
 use crate::log::engine::Engine;
 use crate::log::open::open;
-use crate::log::settings::LogSettings;
+use crate::log::settings::{Compression, LogSettings};
 use crate::storage::Env;
 use crate::storage::clock::{ManualClock, SeededRandom};
 use crate::storage::sim::{SimDisk, SimFault, SimOptions};
 
 /// The directory of the log on the simulated disk.
 pub(super) const ROOT: &str = "/data/log";
+
+const READERS: u64 = 0x7265_6164_6572_735f;
+const WRITTEN: u64 = 0x0077_7269_7474_656e;
 
 /// What was done and looked at, over one seed or many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,10 +32,16 @@ pub(super) struct Stats {
     pub(super) kills: u64,
     pub(super) closes: u64,
     pub(super) recoveries: u64,
+    /// Looks of those who only read.
+    pub(super) looks: u64,
     pub(super) crashes_in_recovery: u64,
     pub(super) faults: u64,
     pub(super) records: u64,
     pub(super) acknowledged: u64,
+    pub(super) compactions: u64,
+    pub(super) compacted_away: u64,
+    /// Frames that were stored through memory.
+    pub(super) stores: u64,
 }
 
 impl Stats {
@@ -41,10 +51,14 @@ impl Stats {
         self.kills += other.kills;
         self.closes += other.closes;
         self.recoveries += other.recoveries;
+        self.looks += other.looks;
         self.crashes_in_recovery += other.crashes_in_recovery;
         self.faults += other.faults;
         self.records += other.records;
         self.acknowledged += other.acknowledged;
+        self.compactions += other.compactions;
+        self.compacted_away += other.compacted_away;
+        self.stores += other.stores;
     }
 }
 
@@ -61,7 +75,12 @@ pub(super) struct Mix {
     pub(super) steps_max: u64,
     pub(super) partitions_max: u64,
     pub(super) segment_bytes_max: u64,
+    pub(super) compact_one_in: u64,
     pub(super) follow: bool,
+    /// Of every other topic, and of those between.
+    pub(super) compressions: [Compression; 2],
+    /// Others read while the process writes.
+    pub(super) readers: bool,
     pub(super) size: Size,
 }
 
@@ -84,13 +103,23 @@ pub(super) struct World {
     pub(super) journal_failed: bool,
     pub(super) talk: bool,
     pub(super) next_topic: u32,
+    /// What a reader has seen since the last life, if nothing has happened after that.
+    pub(super) seen: Option<Seen>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, talk: bool) -> Self {
         let dice = Dice::new(seed);
+        // By dice of their own: the worlds without compression stay what they were before there was any.
+        let packing = Dice::new(seed ^ 0x0070_ac4e);
+        let zstd = Compression::Zstd { level: packing.within(1, 5) as u8 };
+        let plain = [Compression::None; 2];
+        let compressions = packing.pick(&[plain, plain, [Compression::None, zstd], [Compression::Lz4, zstd]]);
         let options = SimOptions { writeback_one_in: dice.pick(&[0, 1, 4, 16]), ..SimOptions::default() };
-        let size = dice.pick(&[Size::Mixed, Size::Mixed, Size::Small, Size::Same]);
+        let size = match dice.below(5) {
+            0 => Size::Keyed,
+            _ => dice.pick(&[Size::Mixed, Size::Mixed, Size::Small, Size::Same]),
+        };
         let mix = Mix {
             faults_one_in: dice.pick(&[0, 1, 1, 2]),
             recovery_crash_one_in: dice.pick(&[0, 2, 4]),
@@ -99,18 +128,27 @@ impl World {
             units_one_in: if size == Size::Mixed { dice.pick(&[0, 3, 6]) } else { dice.pick(&[2, 3, 5]) },
             topic_changes_one_in: dice.pick(&[0, 8, 30]),
             steps_max: if size == Size::Mixed { dice.pick(&[4, 12, 30]) } else { dice.pick(&[12, 30, 90]) },
-            partitions_max: dice.within(1, 4),
-            segment_bytes_max: dice.pick(&[4096, 4096, 8192, 65536]),
+            partitions_max: if size == Size::Keyed { dice.within(1, 2) } else { dice.within(1, 4) },
+            segment_bytes_max: if size == Size::Keyed { 4096 } else { dice.pick(&[4096, 4096, 8192, 65536]) },
+            compact_one_in: if size == Size::Keyed { dice.pick(&[0, 6, 12, 12]) } else { 0 },
             follow: dice.one_in(3),
+            compressions,
+            // Of its own, so that worlds without readers stay what they were before there were any.
+            readers: Dice::new(seed ^ READERS).one_in(2),
             size,
         };
         let log = LogSettings {
             commit_bytes_max: 72 << 10,
             journal_bytes: match mix.size {
                 Size::Mixed => dice.pick(&[14 << 10, 20_000, 64 << 10]),
+                Size::Keyed => dice.pick(&[8192, 16 << 10]),
                 Size::Small | Size::Same => dice.pick(&[4096, 4096, 5000]),
             },
             tail_bytes_max: dice.pick(&[0, 2048, 64 << 10]),
+            // Room for three keys, or for all there are.
+            compaction_memory_bytes: dice.pick(&[96, 32 << 10]),
+            mapped_appends: !Dice::new(seed ^ WRITTEN).one_in(4),
+            ..LogSettings::default()
         };
         Self {
             seed,
@@ -127,6 +165,7 @@ impl World {
             journal_failed: false,
             talk,
             next_topic: 0,
+            seen: None,
         }
     }
 
@@ -144,6 +183,7 @@ impl World {
             self.say(|| format!("life {life} of {lives} after {end:?}"));
             let engine = self.reopen(&mut end)?;
             self.say(|| format!("recovered: {:?}", engine.report));
+            self.compare_with_seen(&engine)?;
             self.stats.records += judge::recovered(&mut self.model, &engine, end)?;
             if self.dice.one_in(8) {
                 end = self.again(engine)?;
@@ -154,6 +194,7 @@ impl World {
         self.calm();
         let engine = self.reopen(&mut end)?;
         self.stats.records += judge::recovered(&mut self.model, &engine, end)?;
+        self.stats.stores = self.disk.stores();
         Ok(())
     }
 
@@ -166,11 +207,9 @@ impl World {
     }
 
     pub(super) fn open(&self) -> Result<Engine, Error> {
-        let env = Env {
-            storage: self.disk.mount(),
-            clock: Arc::clone(&self.clock) as _,
-            random: Arc::new(SeededRandom::new(self.dice.number())),
-        };
+        let random = Arc::new(SeededRandom::new(self.dice.number()));
+        // So few that they are closed and opened again all the time.
+        let env = Env::new(self.disk.mount(), Arc::clone(&self.clock) as _, random, 3);
         open(env, PathBuf::from(ROOT), self.log.clone(), true)
     }
 
@@ -179,6 +218,10 @@ impl World {
         let mut crashes = 0;
         loop {
             self.calm();
+            self.seen = None;
+            if self.mix.readers && self.dice.one_in(2) {
+                self.look_at_the_rest(end)?;
+            }
             if crashes < 2 && self.dice.one_in(self.mix.recovery_crash_one_in) {
                 self.disk.crash_at(self.disk.calls() + self.dice.below(50));
             }
@@ -306,8 +349,13 @@ impl World {
         let hit = self.disk.faults_hit();
         self.hit_before = hit;
         let mut pending = Vec::new();
+        // (Where a sync fails the simulated system tells one handle only, so that a reader could take the news from the writer.)
+        let mut reader = None;
         for _ in 0..self.dice.below(self.mix.steps_max + 1) {
             self.step(&engine, &mut pending)?;
+            if self.mix.readers && !self.troubled && self.dice.one_in(3) && !self.disk.is_off() {
+                reader = self.read_beside(reader)?;
+            }
             if self.disk.is_off() {
                 break;
             }

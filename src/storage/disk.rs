@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Entry, EntryKind, File, Lock, OpenMode, Storage};
+use super::{Entry, EntryKind, File, Lock, OpenMode, Storage, Window};
 
 /// The file system of the machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -84,6 +84,14 @@ impl Storage for Disk {
             }
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn calls_at_once(&self) -> usize {
+        16
+    }
+
+    fn is_file_system(&self) -> bool {
+        true
     }
 }
 
@@ -173,6 +181,17 @@ impl File for DiskFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn window(&self, from: u64, to: u64) -> io::Result<Option<Box<dyn Window>>> {
+        self.require_writable()?;
+        #[cfg(target_os = "linux")]
+        return super::mapped::map(&self.file, from, to);
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (from, to);
+            Ok(None)
+        }
     }
 }
 

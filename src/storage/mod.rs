@@ -1,17 +1,20 @@
 //! Everything annals knows about the outside world: files, the clock and randomness.
 //!
 //! The layers above speak to [`Storage`], [`File`], [`Clock`] and [`Random`] only, so the engine that serves a real disk is,
-//! byte for byte, the engine that the simulator cuts the power of. Four implementations exist:
+//! byte for byte, the engine that the simulator cuts the power of. Five implementations exist:
 //!
 //! | implementation | for |
 //! |---|---|
 //! | [`disk::Disk`] | the file system |
 //! | [`memory::MemoryDisk`] | `Log::in_memory()` |
+//! | [`read_only::ReadOnly`] | `Log::open_read_only()`: any other storage, without its changes |
 //! | `sim::SimDisk` | tests: page-level power loss and faults, deterministic from a seed |
 //! | `fault::FaultDisk` | tests: fails the k-th call of any other storage |
 
 use std::fmt;
 use std::io;
+#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,7 +23,12 @@ pub(crate) mod disk;
 #[cfg(test)]
 pub(crate) mod fault;
 pub(crate) mod files;
+pub(crate) mod handles;
+#[cfg(target_os = "linux")]
+mod mapped;
 pub(crate) mod memory;
+pub(crate) mod parallel;
+pub(crate) mod read_only;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
 pub(crate) mod sim;
@@ -28,6 +36,7 @@ pub(crate) mod sim;
 mod tests;
 
 pub(crate) use clock::{Clock, Random};
+use handles::Handles;
 
 /// A place that holds directories and files.
 ///
@@ -58,11 +67,23 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync + 'static {
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes durable the names in a directory: those in it, not its own name in its parent, nor the bytes of the files.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Whether others may change what is here at any moment: a name may come to stand for another file.
+    fn is_shared(&self) -> bool {
+        false
+    }
     /// Takes the exclusive lock that the file at `path` stands for, creating the file if need be. `WouldBlock` if another
     /// process, or another holder in this one, has it. Released when the answer is dropped, or when the process dies; the
     /// file stays, as removing it would let two owners lock two files of one name. Some systems let nobody else read the
     /// file meanwhile, so it is no place for anything worth reading.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+    /// How many calls that wait for the device get more done than one after the other.
+    fn calls_at_once(&self) -> usize {
+        1
+    }
+    /// Whether paths are those of the operating system, so that others than annals can use them.
+    fn is_file_system(&self) -> bool {
+        false
+    }
 }
 
 /// How [`Storage::open`] opens a file.
@@ -113,6 +134,25 @@ pub(crate) trait File: fmt::Debug + Send + Sync {
     /// After an error the state of everything written since the last success is unknown and must not be assumed to
     /// improve: a second call may succeed without having written anything.
     fn sync_data(&self) -> io::Result<()>;
+    /// The part from `from` up to `to` as memory. Every byte of it must have been written before, through whichever handle, and
+    /// the file must not be cut below `to` as long as the window is there: memory has no way to fail but to end the process.
+    /// `None` where that could also come from a full disk, or where memory and files are not one.
+    fn window(&self, _from: u64, _to: u64) -> io::Result<Option<Box<dyn Window>>> {
+        Ok(None)
+    }
+}
+
+/// A part of a file that is memory. What is stored is in the file at once, as if it had been written, without a call of the
+/// system: it survives the end of the process, and [`File::sync_data`] puts it on the disk.
+pub(crate) trait Window: fmt::Debug + Send + Sync {
+    /// Stores bytes at `position` of the file, if all of them lie inside of the window. Answers whether they do.
+    fn store(&mut self, bytes: &[u8], position: u64) -> io::Result<bool>;
+}
+
+/// Whether `len` bytes at `position` lie inside of a window.
+#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
+fn is_inside(window: &Range<u64>, position: u64, len: usize) -> bool {
+    window.start <= position && position.checked_add(len as u64).is_some_and(|end| end <= window.end)
 }
 
 /// Proof that [`Storage::lock`] was granted.
@@ -124,4 +164,18 @@ pub(crate) struct Env {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    /// The files of segments that are open.
+    pub(crate) handles: Arc<Handles>,
+}
+
+impl Env {
+    /// With so many files of segments open at once.
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        open_files_max: usize,
+    ) -> Self {
+        Self { storage, clock, random, handles: Arc::new(Handles::new(open_files_max)) }
+    }
 }

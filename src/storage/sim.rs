@@ -150,6 +150,11 @@ impl SimDisk {
         self.state().faults_hit()
     }
 
+    /// How often something was stored through memory.
+    pub(crate) fn stores(&self) -> u64 {
+        self.state().stores()
+    }
+
     /// From call number `call` on nothing answers but "the power is off". That call itself is done, done in part or not
     /// done, by the seed. [`Self::power_loss`] or [`Self::kill`] ends this.
     pub(crate) fn crash_at(&self, call: u64) {

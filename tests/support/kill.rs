@@ -198,6 +198,11 @@ fn append(dir: &Path, seed: u64, run: u32) -> Result<()> {
                 })
             })
             .collect();
+        scope.spawn(|| {
+            if let Err(error) = super::keeper::keep(&log, run, say) {
+                say(&format!("failed: {error}"));
+            }
+        });
         threads.into_iter().try_for_each(|thread| thread.join().expect("a thread of the child has panicked"))
     })
 }

@@ -1,8 +1,8 @@
 //! One benchmark for what each layer does most: `cargo bench --manifest-path benches/micro/Cargo.toml`.
 
-use annals::bench::{decode_frame, encode_frame, journal_entry, murmur2};
-use annals::{Durability, Log, Record, Start, TopicSettings};
-use bytes::Bytes;
+use annals::bench::{compress_frame, decode_frame, decompress_frame, encode_frame, journal_entry, murmur2};
+use annals::{Compression, Durability, Log, Record, Start, TopicSettings};
+use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const KEY: &[u8] = b"order-17";
@@ -25,6 +25,25 @@ fn format(c: &mut Criterion) {
     group.bench_function("journal entry of 64 frames", |b| b.iter(|| journal_entry(64, &frame)));
     group.finish();
     c.bench_function("murmur2 of 8 bytes", |b| b.iter(|| murmur2(KEY)));
+}
+
+/// Half of each value is noise, as in records that carry identifiers and numbers among their text.
+fn compression(c: &mut Criterion) {
+    let value = [&b"{\"event\":\"order.paid\",\"currency\":\"EUR\",\"id\":"[..], &value()[..46]].concat();
+    let mut group = c.benchmark_group("compression");
+    for records in [10, 1000] {
+        group.throughput(Throughput::Bytes((records * (value.len() + KEY.len())) as u64));
+        for compression in [Compression::Lz4, Compression::Zstd { level: 1 }, Compression::Zstd { level: 3 }] {
+            group.bench_function(format!("{compression}, build and compress a frame of {records}"), |b| {
+                b.iter(|| compress_frame(compression, records, KEY, &value));
+            });
+            let (frame, mut into) = (compress_frame(compression, records, KEY, &value), BytesMut::new());
+            group.bench_function(format!("{compression}, check and decompress a frame of {records}"), |b| {
+                b.iter(|| decompress_frame(&frame, &mut into));
+            });
+        }
+    }
+    group.finish();
 }
 
 fn log(c: &mut Criterion) {
@@ -78,5 +97,5 @@ fn replay(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, format, log, replay);
+criterion_group!(benches, format, compression, log, replay);
 criterion_main!(benches);

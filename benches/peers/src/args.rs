@@ -1,21 +1,30 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
 
-use crate::contender::{Bar, Result};
+use crate::{
+    contender::{Bar, Level, Result},
+    load::TEXT,
+};
 
 const HELP: &str = "\
 Measures annals beside the machine's raw limits and its peers, and prints a table per bar.
 
-Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--dir DIR] [--json FILE]
+Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--text] [--dir DIR] [--json FILE]
+       annals-peers --curves [--large] [--dir DIR]
+       annals-peers --footprint [--dir DIR]
 
   --quick        0.15 s a workload, two rounds and small logs: for a first look, not for quoting
   --rounds N     rounds A B C A B C (default 3)
   --only LIST    these bars only: P1 P2 P3 P4 P5 P6 P8 P9 P15 P17
   --with LIST    raw limits, the baseline, and only those others whose name contains one of these
+  --text         payloads are cut out of lines of JSON, which a compressor makes smaller; else they are random bytes
   --dir DIR      where the logs are made, in a directory that is removed at the end (default: the temporary one);
                  its file system is what is measured
   --json FILE    also writes every sample to FILE
+  --curves       instead of the bars: how the costs of annals grow with size, segments, partitions, subscribers, in about
+                 three minutes; --large adds a log of 10 GB
+  --footprint    instead of the bars: memory and files of annals with up to 10,000 partitions, and opening them (P11)
 ";
 
 /// How much of everything is measured.
@@ -45,8 +54,21 @@ pub(crate) enum Command {
     /// P8's child: fill a log, say so, and go on appending until killed.
     Fill {
         name: String,
+        level: Level,
         dir: PathBuf,
         bytes: u64,
+    },
+    Curves {
+        dir: PathBuf,
+        large: bool,
+    },
+    Footprint {
+        dir: PathBuf,
+    },
+    /// P11's child: write to so many partitions, say what that takes, and go on until killed.
+    Hold {
+        dir: PathBuf,
+        partitions: u32,
     },
     Help,
 }
@@ -72,6 +94,8 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
         Args { scale: FULL, only: Bar::ALL.to_vec(), with: Vec::new(), dir: std::env::temp_dir(), json: None };
     let mut rounds = None;
     let mut fill = None;
+    let mut hold = None;
+    let (mut curves, mut large, mut footprint) = (false, false, false);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
@@ -82,14 +106,29 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
             "--with" => parsed.with = value()?.split(',').map(str::to_owned).collect(),
             "--dir" => parsed.dir = value()?.into(),
             "--json" => parsed.json = Some(value()?.into()),
-            "--fill" => fill = Some((value()?, value()?.parse()?)),
+            "--fill" => fill = Some((Level::PageCache, value()?, value()?.parse()?)),
+            "--fill-durably" => fill = Some((Level::Durable, value()?, value()?.parse()?)),
+            "--text" => TEXT.store(true, Ordering::Relaxed),
+            "--curves" => curves = true,
+            "--footprint" => footprint = true,
+            "--hold" => hold = Some(value()?.parse()?),
+            "--large" => large = true,
             // Passed by `cargo bench`.
             "--bench" => {}
             _ => return Err(format!("unknown argument {arg}; try --help").into()),
         }
     }
-    if let Some((name, bytes)) = fill {
-        return Ok(Command::Fill { name, dir: parsed.dir, bytes });
+    if let Some((level, name, bytes)) = fill {
+        return Ok(Command::Fill { name, level, dir: parsed.dir, bytes });
+    }
+    if let Some(partitions) = hold {
+        return Ok(Command::Hold { dir: parsed.dir, partitions });
+    }
+    if footprint {
+        return Ok(Command::Footprint { dir: parsed.dir });
+    }
+    if curves {
+        return Ok(Command::Curves { dir: parsed.dir, large });
     }
     parsed.scale.rounds = rounds.unwrap_or(parsed.scale.rounds);
     Ok(Command::Measure(parsed))

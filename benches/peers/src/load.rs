@@ -1,7 +1,10 @@
 //! What is offered to the contenders (random payloads, at a producer's own pace) and what is counted on return.
 
 use std::{
-    sync::{Barrier, LazyLock},
+    sync::{
+        Barrier, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,16 +15,35 @@ use crate::contender::{Batch, Contender, Result};
 /// source; larger than the window of any compressor that a peer has on by default.
 const POOL_BYTES: usize = 1 << 20;
 
+/// Whether payloads are cut out of lines of JSON. Set before the first of them is taken.
+pub(crate) static TEXT: AtomicBool = AtomicBool::new(false);
+
 static POOL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     // xorshift64*: a benchmark's payloads need to be incompressible, not unpredictable.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = std::iter::repeat_with(|| {
+    let mut words = std::iter::repeat_with(|| {
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
         state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     });
-    words.take(POOL_BYTES / 8).flat_map(u64::to_le_bytes).collect()
+    if !TEXT.load(Ordering::Relaxed) {
+        return words.take(POOL_BYTES / 8).flat_map(u64::to_le_bytes).collect();
+    }
+    let mut pool = Vec::new();
+    while pool.len() < POOL_BYTES {
+        let mut number = |below| words.next().unwrap_or_default() % below;
+        let (id, customer, cents) = (number(u64::MAX), number(100_000), number(50_000));
+        let state = ["placed", "paid", "packed", "shipped", "returned"][number(5) as usize];
+        let line = format!(
+            "{{\"id\":\"{id:016x}\",\"type\":\"order.{state}\",\"customer\":{customer},\"amount\":{}.{:02},\"currency\":\"EUR\"}}\n",
+            cents / 100,
+            cents % 100,
+        );
+        pool.extend_from_slice(line.as_bytes());
+    }
+    pool.truncate(POOL_BYTES);
+    pool
 });
 
 /// An endless supply of random payloads of one size.

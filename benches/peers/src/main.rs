@@ -5,13 +5,15 @@
 //! interleaved, and ratios against a limit or a peer of the same run are what counts.
 //!
 //! `contender.rs` is the contract of a contender, `contenders/` has a file for each, `bars/` one for each kind of
-//! workload. `cargo test --release` checks that each contender delivers what it was given. That durable means durable is seen in the column of device flushes, and in a system-call trace:
+//! workload, `curves.rs` shows how the costs of annals alone grow, `footprint.rs` what a process takes. `cargo test --release` checks that each contender delivers what it was given. That durable means durable is seen in the column of device flushes, and in a system-call trace:
 //! `strace -f -c -e trace=fdatasync,fsync,sync_file_range` around `--only P3 --with NAME`.
 
 mod args;
 mod bars;
 mod contender;
 mod contenders;
+mod curves;
+mod footprint;
 mod load;
 mod machine;
 mod report;
@@ -27,10 +29,13 @@ use workspace::Workspace;
 fn main() -> Result<()> {
     match args::parse(std::env::args().skip(1))? {
         Command::Help => args::print_help(),
-        Command::Fill { name, dir, bytes } => {
+        Command::Fill { name, level, dir, bytes } => {
             let entrant = contenders::all().find(|entrant| entrant.name == name).ok_or("no such contender")?;
-            bars::fill_until_killed(entrant, &dir, bytes)?;
+            bars::fill_until_killed(entrant, level, &dir, bytes)?;
         }
+        Command::Footprint { dir } => footprint::run(&dir)?,
+        Command::Hold { dir, partitions } => footprint::hold(&dir, partitions)?,
+        Command::Curves { dir, large } => curves::run(&dir, large)?,
         Command::Measure(args) => measure(&args)?,
     }
     Ok(())

@@ -24,6 +24,7 @@ fn segment_header() -> SegmentHeader {
         base_offset: 40,
         incarnation: 0x0807_0605_0403_0201,
         created_at: 1_767_225_600_000_000,
+        compacted: false,
     }
 }
 
@@ -107,7 +108,7 @@ fn example() -> String {
     let mut dump = Dump { bytes: &bytes, at: 0, text: String::from("-- segment header\n") };
     dump.field(8, "magic \"ANNALSEG\"");
     dump.number(2, "version");
-    dump.field(2, "reserved");
+    dump.field(2, "flags: none");
     dump.number(4, "partition");
     dump.field(16, "log_id");
     dump.field(16, "topic_id");

@@ -17,6 +17,7 @@ fn segment_header() -> SegmentHeader {
         base_offset: 77,
         incarnation: 0x4142_4344_4546_4748,
         created_at: -1,
+        compacted: false,
     }
 }
 
@@ -53,7 +54,7 @@ fn checkpoint() -> Checkpoint {
         record_count: 30,
         chain_crc: 0xdead_beef,
     };
-    let entry = |partition| CheckpointEntry { topic_id: u128::MAX, partition, log_start: 50, place };
+    let entry = |partition| CheckpointEntry { topic_id: u128::MAX, partition, log_start: 50, clean_end: 60, place };
     Checkpoint { serial: 8, log_id: 1, entries: (0..2).map(entry).collect() }
 }
 
@@ -94,7 +95,7 @@ fn the_layouts_are_the_documented_ones() {
     assert_eq!(bytes.len(), 32 + 3 * 32 + 4);
     let bytes = checkpoint().encode();
     assert_eq!(&bytes[..16], b"ANNALCHK\x01\0\0\0\x02\0\0\0");
-    assert_eq!(bytes.len(), 40 + 2 * 104 + 4);
+    assert_eq!(bytes.len(), 40 + 2 * 112 + 4);
     assert_eq!(Checkpoint { entries: Vec::new(), ..checkpoint() }.encode().len(), 44);
 }
 
@@ -137,7 +138,6 @@ fn files_of_each_other_are_not_mistaken() {
 #[test]
 fn reserved_bytes_are_ignored() {
     let mut bytes = segment_header().encode();
-    forge(&mut bytes, 10, &[1, 2]);
     forge(&mut bytes, 72, &[3, 4, 5, 6]);
     assert_eq!(SegmentHeader::decode(&bytes), Ok(segment_header()));
     let mut bytes = manifest().encode();
@@ -152,6 +152,17 @@ fn reserved_bytes_are_ignored() {
         forge(&mut bytes, at, &[1]);
         assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint()));
     }
+}
+
+#[test]
+fn segments_of_unknown_kinds_are_refused() {
+    let compacted = SegmentHeader { compacted: true, ..segment_header() };
+    let mut bytes = compacted.encode();
+    assert_eq!(bytes[10..12], [1, 0]);
+    every_flip_is_detected(&bytes, SegmentHeader::decode);
+    forge(&mut bytes, 10, &[3, 1]);
+    let why = SegmentHeader::decode(&bytes).unwrap_err();
+    assert!(why == FormatError::Flags(0x102) && why.is_from_the_future());
 }
 
 #[test]
@@ -198,7 +209,7 @@ fn index_entries_must_ascend() {
 
 proptest! {
     #[test]
-    fn segment_headers_come_back(ids: (u128, u128), partition: u32, numbers: (u64, u64), created_at: i64) {
+    fn segment_headers_come_back(ids: (u128, u128), partition: u32, numbers: (u64, u64), created_at: i64, compacted: bool) {
         let header = SegmentHeader {
             log_id: ids.0,
             topic_id: ids.1,
@@ -206,6 +217,7 @@ proptest! {
             base_offset: numbers.0,
             incarnation: numbers.1,
             created_at,
+            compacted,
         };
         let bytes = header.encode();
         prop_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
@@ -259,10 +271,11 @@ proptest! {
 
     #[test]
     fn checkpoints_come_back(serial: u64, log_id: u128, entries in prop::collection::vec(
-        (any::<(u128, u32, u32)>(), any::<[u64; 8]>(), any::<(i64, u64)>()).prop_map(|(ids, eight, two)| CheckpointEntry {
+        (any::<(u128, u32, u32)>(), any::<[u64; 8]>(), any::<(i64, u64, u64)>()).prop_map(|(ids, eight, two)| CheckpointEntry {
             topic_id: ids.0,
             partition: ids.1,
             log_start: eight[0],
+            clean_end: two.2,
             place: SegmentPlace {
                 segment_base: eight[1],
                 incarnation: eight[2],

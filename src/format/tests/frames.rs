@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::FormatError;
+use super::super::compression::Method;
 use super::super::frame::{self, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, find_header};
 use super::{Owned, every_cut_is_detected, every_flip_is_detected, frame_of, place};
 
@@ -9,6 +10,7 @@ const INCARNATION: u64 = 0x1122_3344_5566_7788;
 fn header() -> FrameHeader {
     FrameHeader {
         kind: FrameKind::Records,
+        compression: Method::Plain,
         body_len: 17,
         body_crc: 0xaabb_ccdd,
         incarnation: INCARNATION,
@@ -46,14 +48,17 @@ fn small_frame() -> Vec<u8> {
 prop_compose! {
     fn any_header()(
         kind in prop_oneof![Just(FrameKind::Records), Just(FrameKind::Footer), Just(FrameKind::Journal)],
+        packed in prop_oneof![Just(Method::Plain), Just(Method::Lz4), Just(Method::Zstd)],
         body_len in 0..=FRAME_BODY_BYTES_MAX,
         small: (u32, u32, u32),
         large: (u64, u64, u64, u64),
         base_timestamp: i64,
         max_timestamp: i64,
     ) -> FrameHeader {
+        let compression = if kind == FrameKind::Records { packed } else { Method::Plain };
         FrameHeader {
             kind,
+            compression,
             body_len,
             body_crc: small.0,
             record_count: small.1,
@@ -131,9 +136,11 @@ fn zeros_are_no_frame() {
 fn what_a_later_version_may_write_is_refused_by_name() {
     assert_eq!(FrameHeader::decode(&forged(4, &[4])), Err(FormatError::Kind(4)));
     assert_eq!(FrameHeader::decode(&forged(4, &[255])), Err(FormatError::Kind(255)));
-    assert_eq!(FrameHeader::decode(&forged(5, &[1])), Err(FormatError::Compression(1)));
+    assert_eq!(FrameHeader::decode(&forged(5, &[3])), Err(FormatError::Compression(3)));
+    assert_eq!(FrameHeader::decode(&forged(4, &[2, 1])), Err(FormatError::Compression(1)), "of records only");
+    assert_eq!(FrameHeader::decode(&forged(4, &[3, 2])), Err(FormatError::Compression(2)));
     assert_eq!(FrameHeader::decode(&forged(6, &[0, 0x80])), Err(FormatError::Flags(0x8000)));
-    for (at, with) in [(4, 4), (5, 1), (6, 1)] {
+    for (at, with) in [(4, 4), (5, 3), (6, 1)] {
         let bytes = forged(at, &[with]);
         assert!(frame::parse(&bytes, INCARNATION).unwrap_err().is_from_the_future());
         assert_eq!(frame::parse(&bytes, 1), Err(FormatError::Incarnation), "of a recycled file it is only stale");

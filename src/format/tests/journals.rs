@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::compression::Method;
 use super::super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 use super::super::journal::{
     EntryBuilder, FrameTarget, JOURNAL_FRAME_OVERHEAD_BYTES, JOURNAL_HEADER_BYTES, JournalHeader, frames,
@@ -15,6 +16,7 @@ fn header() -> JournalHeader {
         sequence: 4,
         incarnation: INCARNATION,
         first_entry: 20,
+        file_bytes: 21,
     }
 }
 
@@ -41,6 +43,7 @@ fn decode(bytes: &[u8]) -> FormatResult<Vec<(FrameTarget, Vec<u8>)>> {
 fn rewrapped(record_count: u32, body: &[u8]) -> FormatResult<Vec<(FrameTarget, Vec<u8>)>> {
     let header = FrameHeader {
         kind: FrameKind::Journal,
+        compression: Method::Plain,
         body_len: body.len() as u32,
         body_crc: crc32fast::hash(body),
         incarnation: INCARNATION,
@@ -79,7 +82,7 @@ fn the_layout_is_the_documented_one() {
     let numbers: Vec<u64> =
         bytes[32..56].chunks(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap())).collect();
     assert_eq!(numbers, [4, INCARNATION, 20]);
-    assert_eq!(bytes[56..60], [0; 4]);
+    assert_eq!(bytes[56..60], [21, 0, 0, 0]);
 
     let (entry, inner) = (entry_of(&small()), &small()[0].1);
     let (front, body) = entry.split_at(FRAME_HEADER_BYTES);
@@ -103,7 +106,6 @@ fn versions_are_checked_first() {
     assert_eq!(JournalHeader::decode(&[0; JOURNAL_HEADER_BYTES]), Err(FormatError::Zeros));
     let mut bytes = header().encode();
     forge(&mut bytes, 10, &[1; 6]);
-    forge(&mut bytes, 56, &[1; 4]);
     assert_eq!(JournalHeader::decode(&bytes), Ok(header()), "reserved bytes are ignored");
 }
 
@@ -139,8 +141,8 @@ fn an_empty_entry_is_whole() {
 
 proptest! {
     #[test]
-    fn headers_come_back(log_id: u128, sequence: u64, incarnation: u64, first_entry: u64) {
-        let header = JournalHeader { log_id, sequence, incarnation, first_entry };
+    fn headers_come_back(log_id: u128, sequence: u64, incarnation: u64, first_entry: u64, file_bytes: u32) {
+        let header = JournalHeader { log_id, sequence, incarnation, first_entry, file_bytes };
         prop_assert_eq!(JournalHeader::decode(&header.encode()), Ok(header));
     }
 

@@ -2,8 +2,9 @@ use proptest::prelude::*;
 
 use super::super::FormatError;
 use super::super::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
-use super::super::record::{FrameBuilder, RECORD_OVERHEAD_BYTES_MAX, RecordIter};
-use super::{Owned, frame_of, owned, place, read_all};
+use super::super::record::{FrameBuilder, RECORD_OVERHEAD_BYTES_MAX, RawRecord, RecordIter};
+use super::super::sparse::SparseFrame;
+use super::{Owned, frame_of, owned, place, read_all, timestamp};
 
 /// A header for a body that was put together by hand.
 fn header(record_count: u32, last_offset_delta: u32, body: &[u8]) -> FrameHeader {
@@ -84,20 +85,32 @@ fn offsets_may_have_gaps() {
 }
 
 #[test]
+fn a_tombstone_may_say_when_it_was_kept_first() {
+    let body = [1 | 32, 3, 1, b'k', 1 | 8 | 32, 2, 4, 1, b'l'];
+    let header = header(2, 1, &body);
+    let mut records = RecordIter::new(&header, &body);
+    let mut next = || records.next_record().unwrap().unwrap();
+    let (first, second) = (next(), next());
+    assert_eq!((first.timestamp, first.kept_at), (1000, Some(998)));
+    assert_eq!((second.timestamp, second.kept_at), (1001, Some(1002)));
+}
+
+#[test]
 fn a_header_that_disagrees_with_its_body_is_refused() {
     let body = [2, 1, b'a', 2, 1, b'b'];
     assert_eq!(read_all(&header(2, 1, &body), &body).unwrap().len(), 2);
     assert_eq!(error_of(1, 0, &body), FormatError::Record, "bytes are left");
     assert_eq!(error_of(3, 2, &body), FormatError::Short, "a record is missing");
     assert_eq!(error_of(2, 0, &body), FormatError::Record, "more records than offsets");
-    assert_eq!(error_of(2, 2, &body), FormatError::Record, "more offsets than records");
-    assert_eq!(error_of(0, 0, &[]), FormatError::Record, "no record, yet an offset");
+    assert_eq!(read_all(&header(2, 2, &body), &body).unwrap().len(), 2, "an offset is left out behind the last");
+    assert_eq!(error_of(0, 0, &body), FormatError::Record, "a body without records");
+    assert_eq!(read_all(&header(0, u32::MAX, &[]), &[]).unwrap(), [], "a frame that only spans offsets");
     assert_eq!(error_of(u32::MAX, u32::MAX, &body), FormatError::Short);
 }
 
 #[test]
 fn malformed_records_are_refused() {
-    for bit in [32, 64, 128] {
+    for bit in [64, 128] {
         assert_eq!(error_of(1, 0, &[bit]), FormatError::Flags(u16::from(bit)));
     }
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
@@ -105,6 +118,8 @@ fn malformed_records_are_refused() {
         assert_eq!(error_of(1, 0, &[&[flags][..], &huge].concat()), FormatError::Short, "{what}");
         assert_eq!(error_of(1, 0, &[flags, 0x80, 0]), FormatError::Record, "{what}: a length that is too long");
     }
+    assert_eq!(error_of(1, 0, &[2 | 32, 0, 1, b'v']), FormatError::Record, "only a tombstone is kept for a while");
+    assert_eq!(error_of(1, 0, &[32]), FormatError::Short);
     // Headers: a huge count, a huge name, a huge value, bytes left over, a count that is too small, no UTF-8.
     let headers = |inner: &[u8]| error_of(1, 0, &[&[4, inner.len() as u8][..], inner].concat());
     assert_eq!(headers(&huge), FormatError::Short);
@@ -131,7 +146,7 @@ fn a_builder_can_be_used_again() {
         assert_eq!(again, header);
         assert_eq!(read_all(&header, body).unwrap().len() as i64, round + 1);
         let bytes = builder.bytes().to_vec();
-        assert_eq!(std::mem::take(&mut builder).into_bytes(), bytes);
+        assert_eq!(std::mem::take(&mut builder).into_bytes().0, bytes);
     }
 }
 
@@ -189,6 +204,45 @@ proptest! {
         }
     }
 
+    /// What is kept of frames is at its offset, byte for byte, and the frames go on where the one before them ends.
+    #[test]
+    fn what_is_kept_of_a_frame_stays_where_it_was(
+        records in prop::collection::vec((owned(), any::<bool>(), prop::option::of(timestamp())), 1..12),
+        before in 0..1000_u64,
+        behind in 0..1000_u64,
+    ) {
+        let base = 50 + before;
+        let end = base + records.len() as u64 + behind;
+        let all: Vec<Owned> = records.iter().map(|(record, ..)| record.clone()).collect();
+        let (header, bytes) = frame_of(&all, place(base));
+        let mut iter = RecordIter::new(&header, &bytes[FRAME_HEADER_BYTES..]);
+        let mut sparse = SparseFrame::new();
+        let mut expected = Vec::new();
+        sparse.begin(50, header.base_timestamp);
+        for (owned, stays, kept_at) in &records {
+            let record = iter.next_record().unwrap().unwrap();
+            let kept_at = kept_at.filter(|_| record.value.is_none());
+            if *stays {
+                sparse.push(&RawRecord { kept_at, ..record });
+                expected.push((record.offset, kept_at, owned.clone()));
+            }
+        }
+        prop_assert_eq!(sparse.is_empty(), expected.is_empty());
+        let (kept, bytes) = sparse.finish(place(50), end);
+        let (parsed, body) = frame::parse(bytes, kept.incarnation).unwrap();
+        prop_assert_eq!(parsed, kept);
+        prop_assert_eq!((kept.base_offset, kept.next_offset()), (50, end));
+        prop_assert_eq!(kept.base_timestamp, header.base_timestamp);
+        let newest = expected.iter().map(|(_, _, record)| record.timestamp).max();
+        prop_assert_eq!(kept.max_timestamp, newest.unwrap_or(i64::MIN));
+        let mut iter = RecordIter::new(&kept, body);
+        let mut found = Vec::new();
+        while let Some(record) = iter.next_record().unwrap() {
+            found.push((record.offset, record.kept_at, Owned::of(&record)));
+        }
+        prop_assert_eq!(found, expected);
+    }
+
     #[test]
     fn any_body_gives_records_inside_the_header_s_span_or_an_error(
         body in prop::collection::vec(any::<u8>(), 0..120),
@@ -204,5 +258,39 @@ proptest! {
             last = Some(raw.offset);
             prop_assert_eq!(raw.headers.iter().count(), raw.headers.len());
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn builders_are_read_again_thinned_and_joined(
+        first in prop::collection::vec(owned(), 0..8),
+        second in prop::collection::vec(owned(), 1..8),
+        left_out: u16,
+    ) {
+        let build = |records: &[Owned]| {
+            let mut builder = FrameBuilder::new();
+            records.iter().for_each(|record| record.push_to(&mut builder));
+            builder
+        };
+        let read = |builder: &FrameBuilder| {
+            let mut records = builder.records();
+            let mut found = Vec::new();
+            while let Some(record) = records.next_record().unwrap() {
+                assert_eq!(record.offset, found.len() as u64);
+                found.push(Owned::of(&record));
+            }
+            found
+        };
+        let mut joined = build(&first);
+        joined.push_all(&build(&second)).unwrap();
+        let all: Vec<Owned> = first.iter().chain(&second).cloned().collect();
+        prop_assert_eq!(read(&joined), all.clone());
+        let built = build(&all);
+        prop_assert_eq!(joined.bytes(), built.bytes());
+        let is_left_out = |at: u64| left_out >> (at % 16) & 1 == 1;
+        let rest: Vec<Owned> =
+            all.into_iter().enumerate().filter(|(at, _)| !is_left_out(*at as u64)).map(|(_, record)| record).collect();
+        prop_assert_eq!(read(&joined.without(is_left_out).unwrap()), rest);
     }
 }

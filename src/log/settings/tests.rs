@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Durability, LogSettings, TopicSettings};
+use super::{Compression, Durability, LogSettings, TopicSettings};
 use crate::error::{ErrorKind, Result};
 
 fn refusal(result: Result<()>) -> String {
@@ -34,8 +34,18 @@ fn the_ends_of_each_range_are_allowed_and_what_lies_beyond_is_not() {
         topic().segment_bytes_max(1 << 30),
         topic().record_bytes_max(1),
         topic().record_bytes_max(64 << 20),
+        topic().tombstone_age_max(Duration::ZERO),
+        topic().tombstone_age_max(Duration::from_secs(10 * 366 * 86_400)),
+        topic().compaction_dirty_ratio_min(0.0),
+        topic().compaction_dirty_ratio_min(1.0),
         interval(Duration::from_millis(1)),
         interval(Duration::from_secs(3600)),
+        topic().retention_bytes_max(64 << 20),
+        topic().retention_bytes_max(u64::MAX).retention_age_max(Duration::from_secs(1)),
+        topic().retention_age_max(Duration::from_secs(1000 * 366 * 86_400)),
+        topic().compression(Compression::Lz4),
+        topic().compression(Compression::Zstd { level: 1 }),
+        topic().compression(Compression::Zstd { level: 22 }),
     ] {
         settings.validate().unwrap();
     }
@@ -49,12 +59,30 @@ fn the_ends_of_each_range_are_allowed_and_what_lies_beyond_is_not() {
         refusal(interval(Duration::from_micros(999)).validate()),
         "`durability` is an interval of 999µs, which is outside 1ms to 3600s"
     );
+    assert_eq!(
+        refusal(topic().retention_bytes_max((64 << 20) - 1).validate()),
+        "`retention_bytes_max` is 67108863, but nothing smaller than a segment can go, and `segment_bytes_max` is 67108864"
+    );
+    assert_eq!(
+        refusal(topic().retention_age_max(Duration::from_millis(999)).validate()),
+        "`retention_age_max` is 999ms, which is outside 1s to 31622400000s"
+    );
+    assert!(refusal(topic().retention_age_max(Duration::MAX).validate()).contains("`retention_age_max`"));
+    let zstd = |level| topic().compression(Compression::Zstd { level });
+    assert_eq!(refusal(zstd(0).validate()), "`zstd level` is 0, which is outside 1 to 22");
+    assert!(refusal(zstd(23).validate()).contains("is 23"));
+    let old = topic().tombstone_age_max(Duration::from_secs(10 * 366 * 86_400 + 1));
+    assert_eq!(refusal(old.validate()), "`tombstone_age_max` is 316224001s, which is outside 0ns to 316224000s");
+    for ratio in [-0.01, 1.01, f64::NAN, f64::INFINITY] {
+        assert!(refusal(topic().compaction_dirty_ratio_min(ratio).validate()).ends_with("which is outside 0 to 1"));
+    }
     assert!(refusal(interval(Duration::from_nanos(3_600_000_000_001)).validate()).contains("3600.000000001s"));
 }
 
 #[test]
 fn a_journal_file_holds_two_of_the_largest_commits() {
-    let log = |commit_bytes_max, journal_bytes| LogSettings { commit_bytes_max, journal_bytes, tail_bytes_max: 0 };
+    let log =
+        |commit_bytes_max, journal_bytes| LogSettings { commit_bytes_max, journal_bytes, ..LogSettings::default() };
     log(128 << 10, 256 << 10).validate().unwrap();
     log(256 << 20, 512 << 20).validate().unwrap();
     log(256 << 20, 1 << 30).validate().unwrap();
@@ -67,6 +95,8 @@ fn a_journal_file_holds_two_of_the_largest_commits() {
     assert!(refusal(log(u64::MAX, u64::MAX).validate()).contains("`commit_bytes_max`"));
     let tail = LogSettings { tail_bytes_max: (64 << 20) + 1, ..LogSettings::default() };
     assert!(refusal(tail.validate()).contains("`tail_bytes_max` is 67108865"));
+    let idle = LogSettings { maintenance_bytes_per_second_max: 0, ..LogSettings::default() };
+    assert!(refusal(idle.validate()).contains("`maintenance_bytes_per_second_max` is 0"));
 }
 
 #[test]
@@ -114,8 +144,36 @@ fn durability_is_readable_text() {
 fn settings_in_a_file_may_name_what_differs_and_nothing_unknown() {
     let settings: TopicSettings = serde_json::from_str(r#"{"partitions": 3, "durability": "os"}"#).unwrap();
     assert_eq!(settings, TopicSettings::default().partitions(3).durability(Durability::Os));
+    let settings: TopicSettings =
+        serde_json::from_str(r#"{"compaction": true, "tombstone_age_max": "90s", "compaction_dirty_ratio_min": 1}"#)
+            .unwrap();
+    let expected = TopicSettings::default().compaction(true).tombstone_age_max(Duration::from_secs(90));
+    assert_eq!(settings, expected.compaction_dirty_ratio_min(1.0));
+    let error = serde_json::from_str::<TopicSettings>(r#"{"tombstone_age_max": "2 h"}"#).unwrap_err();
+    assert!(error.to_string().contains(r#"the length of time "2 h" is none such as `250ms`"#), "{error}");
     let error = serde_json::from_str::<TopicSettings>(r#"{"partition": 3}"#).unwrap_err();
     assert!(error.to_string().contains("unknown field `partition`"), "{error}");
+}
+
+#[test]
+fn compression_is_readable_text() {
+    for text in ["none", "lz4", "zstd 1", "zstd 22", "zstd 255"] {
+        assert_eq!(text.parse::<Compression>().unwrap().to_string(), text);
+    }
+    for text in ["", "None", "lz4 ", "lz4 1", "zstd", "zstd ", "zstd  3", "zstd +3", "zstd -3", "zstd 256", "zstd 3 "] {
+        assert!(text.parse::<Compression>().is_err(), "{text}");
+    }
+    let error = "gzip\n".parse::<Compression>().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.to_string(), r#"the compression "gzip\n" is none of `none`, `lz4`, `zstd 3`"#);
+}
+
+pub(crate) fn compressions() -> impl Strategy<Value = Compression> {
+    prop_oneof![
+        Just(Compression::None),
+        Just(Compression::Lz4),
+        (1..=22_u8).prop_map(|level| Compression::Zstd { level })
+    ]
 }
 
 pub(crate) fn durabilities() -> impl Strategy<Value = Durability> {
@@ -128,14 +186,42 @@ pub(crate) fn durabilities() -> impl Strategy<Value = Durability> {
 }
 
 pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
-    (1u32..=10_000, durabilities(), 4096u64..=1 << 30, 1u32..=64 << 20).prop_map(
-        |(partitions, durability, segment_bytes_max, record_bytes_max)| TopicSettings {
-            partitions,
+    let sizes = (1u32..=10_000, 4096u64..=1 << 30, 1u32..=64 << 20);
+    let ages = prop::option::of((1_000u64..=u64::from(u32::MAX)).prop_map(Duration::from_millis));
+    let dedups = prop::option::of((1u32..=10_000_000, ages));
+    let compaction = (any::<bool>(), 0u64..=316_224_000_000_000_000, 0u32..=100);
+    (sizes, durabilities(), compressions(), retentions(), dedups, compaction).prop_map(
+        |(
+            (partitions, segment_bytes_max, record_bytes_max),
             durability,
-            segment_bytes_max,
-            record_bytes_max,
+            compression,
+            (bytes, age),
+            dedup,
+            compaction,
+        )| {
+            let (compaction, tombstones, percent) = compaction;
+            TopicSettings {
+                partitions,
+                durability,
+                segment_bytes_max,
+                record_bytes_max,
+                retention_bytes_max: bytes,
+                retention_age_max: age,
+                dedup_count_max: dedup.map_or(0, |(count, _)| count),
+                dedup_age_max: dedup.and_then(|(_, age)| age),
+                compression,
+                compaction,
+                tombstone_age_max: Duration::from_nanos(tombstones),
+                compaction_dirty_ratio_min: f64::from(percent) / 100.0,
+            }
         },
     )
+}
+
+fn retentions() -> impl Strategy<Value = (Option<u64>, Option<Duration>)> {
+    // The numbers of the file format are signed.
+    let bytes = prop::option::of((1u64 << 30)..=i64::MAX as u64);
+    (bytes, prop::option::of((1_000u64..=u64::from(u32::MAX)).prop_map(Duration::from_millis)))
 }
 
 proptest! {

@@ -1,28 +1,67 @@
 //! Writing again what was found: frames that no later one proves to be on the disk.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use crate::format::checkpoint::SegmentPlace;
+use crate::format::frame::FrameHeader;
 use crate::segment::{first_place, scan};
 use crate::storage::File;
 use crate::storage::files::{read_full_at, write_all_at};
 
 /// How much of an adopted tail is written out again at once.
-const REWRITE_BYTES: usize = 1024 * 1024;
+const REWRITE_BYTES: usize = 256 * 1024;
 
-/// The first frame of a walk, from which to look for the first that no later frame proves to be on the disk.
-#[derive(Debug, Clone, Copy)]
+/// How many frames are remembered one by one.
+const REMEMBERED_MAX: usize = 64;
+
+/// The frames of a walk that nothing yet proves to be on the disk, oldest first. Most often that is the last one: each frame
+/// says that those before it were there.
+#[derive(Debug, Default)]
 pub(super) struct Unproven {
-    pub(super) position: u64,
-    pub(super) base_offset: u64,
+    frames: VecDeque<Found>,
+    /// The first frame that was not remembered.
+    rest: Option<Found>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    position: u64,
+    base_offset: u64,
+    next_offset: u64,
 }
 
 impl Unproven {
+    /// Notes a frame of the walk; all below `proven` is on the disk.
+    pub(super) fn note(&mut self, position: u64, header: &FrameHeader, proven: u64) {
+        self.forget(proven);
+        if proven >= header.base_offset {
+            // All that was not remembered is.
+            self.rest = None;
+        }
+        let found = Found { position, base_offset: header.base_offset, next_offset: header.next_offset() };
+        if self.rest.is_some() || self.frames.len() >= REMEMBERED_MAX {
+            self.rest.get_or_insert(found);
+        } else {
+            self.frames.push_back(found);
+        }
+    }
+
+    fn forget(&mut self, proven: u64) {
+        while self.frames.front().is_some_and(|first| first.next_offset <= proven) {
+            self.frames.pop_front();
+        }
+    }
+
     /// The position of the first frame that ends above `proven`.
-    fn first_from(self, proven: u64, file: &Arc<dyn File>, end: &SegmentPlace) -> Option<u64> {
-        let mut at = first_place(self.base_offset, end.incarnation);
-        at.position = self.position;
+    pub(super) fn first_from(mut self, proven: u64, file: &Arc<dyn File>, end: &SegmentPlace) -> Option<u64> {
+        self.forget(proven);
+        let Some(rest) = self.rest.filter(|_| self.frames.is_empty()) else {
+            return self.frames.front().map(|first| first.position);
+        };
+        let mut at = first_place(rest.base_offset, end.incarnation);
+        at.position = rest.position;
         let mut first = None;
         let walked = scan::headers(file, &mut at, end.position, |position, header| {
             if first.is_none() && header.next_offset() > proven {
@@ -32,7 +71,7 @@ impl Unproven {
         match walked {
             Ok(_) => first,
             // Rather too much than too little.
-            Err(_) => Some(self.position),
+            Err(_) => Some(rest.position),
         }
     }
 }
@@ -41,10 +80,10 @@ impl Unproven {
 pub(super) fn rewrite_unproven(
     file: &Arc<dyn File>,
     place: &SegmentPlace,
-    unproven: Option<Unproven>,
+    unproven: Unproven,
     proven: u64,
 ) -> io::Result<bool> {
-    match unproven.and_then(|unproven| unproven.first_from(proven, file, place)) {
+    match unproven.first_from(proven, file, place) {
         Some(from) => rewrite(&**file, from, place.position).map(|()| true),
         None => Ok(false),
     }

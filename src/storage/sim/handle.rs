@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::super::disk::read_only;
-use super::super::{Entry, File, Lock, OpenMode, Storage};
+use super::super::{Entry, File, Lock, OpenMode, Storage, Window, is_inside};
 use super::Shared;
 use super::state::Step;
 use super::tree::Id;
@@ -168,6 +169,36 @@ impl File for SimFile {
         state.alive(self.epoch)?;
         let result = state.sync_data(self.id);
         state.note_file(Step::SyncData, self.id, [0, 0], result)
+    }
+
+    fn window(&self, from: u64, to: u64) -> io::Result<Option<Box<dyn Window>>> {
+        let state = self.shared.state();
+        state.alive(self.epoch)?;
+        self.require_writable(Some(to))?;
+        drop(state);
+        let file = Self { shared: Arc::clone(&self.shared), _token: Arc::clone(&self._token), ..*self };
+        Ok(Some(Box::new(SimWindow { file, range: from..to })))
+    }
+}
+
+/// Where a real store would end the process, this one panics.
+#[derive(Debug)]
+struct SimWindow {
+    file: SimFile,
+    range: Range<u64>,
+}
+
+impl Window for SimWindow {
+    fn store(&mut self, bytes: &[u8], position: u64) -> io::Result<bool> {
+        let SimFile { shared, epoch, id, .. } = &self.file;
+        let mut state = shared.state();
+        state.alive(*epoch)?;
+        if !is_inside(&self.range, position, bytes.len()) {
+            return Ok(false);
+        }
+        let result = state.store(*id, bytes, position);
+        state.note_bytes(bytes);
+        state.note_file(Step::Store, *id, [position, bytes.len() as u64], result).map(|()| true)
     }
 }
 

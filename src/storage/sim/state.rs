@@ -23,6 +23,7 @@ pub(super) enum Step {
     Write,
     SetLen,
     SyncData,
+    Store,
     List,
     Open,
     Read,
@@ -66,6 +67,8 @@ pub(super) struct State {
     schedule: Vec<Scheduled>,
     crash: Option<u64>,
     faults_hit: u64,
+    /// Stores into windows.
+    stores: u64,
     trace: Hash,
 }
 
@@ -76,8 +79,8 @@ fn power_is_off() -> io::Error {
 impl SimFault {
     fn concerns(self, step: Step) -> bool {
         match self {
-            SimFault::Eio => true,
-            SimFault::Enospc => step != Step::Remove,
+            SimFault::Eio => step != Step::Store,
+            SimFault::Enospc => !matches!(step, Step::Remove | Step::Store),
             SimFault::ShortWrite | SimFault::Misdirect => step == Step::Write,
             SimFault::FsyncDrop => step == Step::SyncData,
         }
@@ -108,6 +111,7 @@ impl State {
             schedule: Vec::new(),
             crash: None,
             faults_hit: 0,
+            stores: 0,
             trace: Hash::new(),
         }
     }
@@ -136,6 +140,10 @@ impl State {
 
     pub(super) fn faults_hit(&self) -> u64 {
         self.faults_hit
+    }
+
+    pub(super) fn stores(&self) -> u64 {
+        self.stores
     }
 
     pub(super) fn trace_hash(&self) -> u64 {
@@ -276,11 +284,33 @@ impl State {
             }
             Gate::Fault(fault) => Err(fault.error()),
             Gate::Crash(extent) => {
-                let done = match extent {
-                    Extent::Nothing => 0,
-                    Extent::Part => self.dice.below(buf.len() as u64 + 1) as usize,
-                    Extent::All => buf.len(),
-                };
+                let done = self.done(extent, buf.len());
+                self.write_what_fits(id, &buf[..done], position)?;
+                Err(power_is_off())
+            }
+        }
+    }
+
+    /// How many bytes of a write are done.
+    fn done(&self, extent: Extent, len: usize) -> usize {
+        match extent {
+            Extent::Nothing => 0,
+            Extent::Part => self.dice.below(len as u64 + 1) as usize,
+            Extent::All => len,
+        }
+    }
+
+    /// A store into memory that is a part of a file. It cannot fail; where it would end the process it panics.
+    pub(super) fn store(&mut self, id: Id, buf: &[u8], position: u64) -> io::Result<()> {
+        let content = self.file(id)?;
+        let is_there =
+            position + buf.len() as u64 <= content.len() && content.fitting(buf.len(), position, 0) == buf.len();
+        assert!(is_there, "SIGBUS: a store to where the file has no bytes of its own");
+        self.stores += 1;
+        match self.gate(Step::Store) {
+            Gate::Open | Gate::Fault(_) => self.write_what_fits(id, buf, position).map(drop),
+            Gate::Crash(extent) => {
+                let done = self.done(extent, buf.len());
                 self.write_what_fits(id, &buf[..done], position)?;
                 Err(power_is_off())
             }

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-pub(crate) use open::fill_until_killed;
+pub(crate) use open::{fill_and_kill, fill_until_killed};
 
 use crate::{
     args::Scale,

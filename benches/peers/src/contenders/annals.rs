@@ -1,8 +1,11 @@
 //! annals itself, through its public interface and with its default settings but for the acknowledgement level.
+//!
+//! One producer (P1, P2, P3, P5, and the fills) appends borrowed records, `RecordRef`: the other interfaces take slices, too, and
+//! copy them before they return. The tasks of P4 and P15 send owned records.
 
 use std::path::Path;
 
-use annals::{Delivery, Durability, Log, Record, Start, Topic, TopicSettings};
+use annals::{Compression, Delivery, Durability, Log, Record, RecordRef, Start, Topic, TopicSettings};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
@@ -11,16 +14,26 @@ use crate::{
     load::{Load, Pace, Tally, race_tasks},
 };
 
-pub(crate) const ENTRANTS: &[Entrant] = &[Entrant {
-    name: "annals",
-    class: Class::Annals,
-    bars: &Bar::ALL,
-    syncs: true,
-    checks: true,
-    recovers: true,
-    note: "keys, timestamps and checksums on; P4 and P15 are tasks",
-    open: |dir, level, shape| Ok(Box::new(Annals::open(dir, level, shape)?)),
-}];
+pub(crate) const ENTRANTS: &[Entrant] = &[
+    entrant("annals", &Bar::ALL, "keys, timestamps and checksums on; P4 and P15 are tasks", |dir, level, shape| {
+        Annals::open(dir, level, shape, true, Compression::None)
+    }),
+    entrant("annals, written", &[Bar::P1, Bar::P2], "without mapped appends", |dir, level, shape| {
+        Annals::open(dir, level, shape, false, Compression::None)
+    }),
+    entrant("annals, lz4", &[Bar::P2, Bar::P6, Bar::P9], "compressed", |dir, level, shape| {
+        Annals::open(dir, level, shape, true, Compression::Lz4)
+    }),
+    entrant("annals, zstd", &[Bar::P2, Bar::P6, Bar::P9], "compressed, level 3", |dir, level, shape| {
+        Annals::open(dir, level, shape, true, Compression::Zstd { level: 3 })
+    }),
+];
+
+type Open = fn(&Path, Level, Shape) -> Result<Box<dyn Contender>>;
+
+const fn entrant(name: &'static str, bars: &'static [Bar], note: &'static str, open: Open) -> Entrant {
+    Entrant { name, class: Class::Annals, bars, syncs: true, checks: true, recovers: true, note, open }
+}
 
 struct Annals {
     runtime: Runtime,
@@ -30,16 +43,23 @@ struct Annals {
 }
 
 impl Annals {
-    fn open(dir: &Path, level: Level, shape: Shape) -> Result<Self> {
+    fn open(
+        dir: &Path,
+        level: Level,
+        shape: Shape,
+        mapped: bool,
+        compression: Compression,
+    ) -> Result<Box<dyn Contender>> {
         let runtime = Runtime::new()?;
-        let log = Log::blocking_open(dir)?;
+        let log = Log::builder().mapped_appends(mapped).blocking_open(dir)?;
         let durability = if level == Level::Durable { Durability::Sync } else { Durability::Os };
-        let settings = TopicSettings::default().partitions(u32::try_from(shape.partitions)?).durability(durability);
+        let partitions = u32::try_from(shape.partitions)?;
+        let settings = TopicSettings::default().partitions(partitions).durability(durability).compression(compression);
         let mut topics = Vec::new();
         for number in 0..shape.topics {
             topics.push(runtime.block_on(log.create_raw_topic(&format!("topic-{number:02}"), settings.clone()))?);
         }
-        Ok(Self { runtime, log, topics, shape })
+        Ok(Box::new(Self { runtime, log, topics, shape }))
     }
 
     /// The topic and the partition of it that a producer writes to.
@@ -52,6 +72,11 @@ impl Annals {
 fn record(payload: &[u8], partition: u32) -> Record {
     let (key, value) = payload.split_at(KEY_BYTES);
     Record::new(Bytes::copy_from_slice(value)).key(key).partition(partition)
+}
+
+fn borrowed(payload: &[u8], partition: u32) -> RecordRef<'_> {
+    let (key, value) = payload.split_at(KEY_BYTES);
+    RecordRef::new(value).key(key).partition(partition)
 }
 
 impl Contender for Annals {
@@ -107,17 +132,17 @@ struct AnnalsProducer<'a> {
 
 impl Producer for AnnalsProducer<'_> {
     fn append_one(&mut self, payload: &[u8]) -> Result<()> {
-        self.topic.blocking_produce(record(payload, self.partition))?;
+        self.topic.blocking_produce_ref(borrowed(payload, self.partition))?;
         Ok(())
     }
 
     fn append_batch(&mut self, batch: Batch<'_>) -> Result<()> {
-        self.topic.blocking_produce_batch(batch.records().map(|payload| record(payload, self.partition)))?;
+        self.topic.blocking_produce_batch_refs(batch.records().map(|payload| borrowed(payload, self.partition)))?;
         Ok(())
     }
 
     fn send(&mut self, payload: &[u8]) -> Result<()> {
-        self.sent.push(self.topic.blocking_send(record(payload, self.partition))?);
+        self.sent.push(self.topic.blocking_send_ref(borrowed(payload, self.partition))?);
         Ok(())
     }
 
