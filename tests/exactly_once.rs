@@ -330,6 +330,23 @@ fn the_window_has_its_bounds() {
     assert_eq!(offset("b", 1100), 4, "every record moves the time");
 }
 
+/// Without a limit of age the oldest and the newest timestamp that there can be are in one window, also when the log is read again.
+#[test]
+fn no_limit_of_age_is_none_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::blocking_open(dir.path()).unwrap();
+    let topic = create(&log, "t", TopicSettings::default().dedup_count_max(10));
+    let first = record("old").id("old").timestamp(DateTime::from_timestamp_micros(-8_334_601_228_800_000_000).unwrap());
+    topic.blocking_produce(first).unwrap();
+    topic
+        .blocking_produce(record("new").timestamp(DateTime::from_timestamp_micros(8_210_266_876_799_999_999).unwrap()))
+        .unwrap();
+    let crashed = killed(log.path());
+    let log = Log::blocking_open(crashed.path()).unwrap();
+    let again = log.raw_topic("t").unwrap().blocking_produce(record("again").id("old")).unwrap();
+    assert_eq!(again.offset, 0);
+}
+
 /// The same after a reopen, with the view that the close has left, without it, and after a crash.
 #[test]
 fn first_receipts_and_versions_outlive_the_process() {

@@ -100,7 +100,8 @@ impl Drop for Build {
 
 /// Where the first record may be that is not too old: all before it are older than the newest time by more than the window.
 fn window_start(partition: &Arc<Partition>, limits: Limits) -> Result<u64> {
-    let oldest = partition.max_timestamp().and_then(|newest| newest.checked_sub(limits.age_max));
+    let newest = partition.max_timestamp().filter(|_| limits.age_max != Limits::ANY_AGE);
+    let oldest = newest.and_then(|newest| newest.checked_sub(limits.age_max));
     match oldest {
         Some(oldest) => Ok(partition.find(Target::Timestamp(oldest))?.max(partition.log_start())),
         None => Ok(partition.log_start()),

@@ -10,18 +10,22 @@ use crate::log::settings::TopicSettings;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) count_max: usize,
-    /// In microseconds, between the time of the window when the record was sent and now.
+    /// In microseconds, between the time of the window when the record was sent and now; [`Limits::ANY_AGE`] is no limit.
     pub(crate) age_max: i64,
 }
 
 impl Limits {
+    /// More than that can lie between two timestamps, so it is no age to be subtracted from one.
+    pub(super) const ANY_AGE: i64 = i64::MAX;
+
     /// What the topic's settings ask for; `None` if that is nothing.
     #[inline]
     pub(crate) fn of(settings: &TopicSettings) -> Option<Self> {
         if settings.dedup_count_max == 0 {
             return None;
         }
-        let age_max = settings.dedup_age_max.and_then(|age| i64::try_from(age.as_micros()).ok()).unwrap_or(i64::MAX);
+        let age_max =
+            settings.dedup_age_max.and_then(|age| i64::try_from(age.as_micros()).ok()).unwrap_or(Self::ANY_AGE);
         Some(Self { count_max: settings.dedup_count_max as usize, age_max })
     }
 }
