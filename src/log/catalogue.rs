@@ -180,7 +180,7 @@ impl Engine {
         let topic =
             Arc::new(TopicState::new(Arc::clone(&name), id, file.created_at.timestamp_micros(), settings, partitions));
         self.topics.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), Arc::clone(&topic));
-        self.catalogue_changed.notify(usize::MAX);
+        self.announce_catalogue();
         self.look_for_retention();
         Ok(topic)
     }
@@ -302,7 +302,7 @@ impl Engine {
             failed(error)
         })?;
         topic.change(settings, partitions);
-        self.catalogue_changed.notify(usize::MAX);
+        self.announce_catalogue();
         Ok(topic)
     }
 
@@ -337,7 +337,7 @@ impl Engine {
         topic.change(settings, partitions);
         self.look_for_retention();
         topic.partitions().iter().for_each(|partition| self.look_at(partition));
-        self.catalogue_changed.notify(usize::MAX);
+        self.announce_catalogue();
         Ok(topic)
     }
 
@@ -368,7 +368,7 @@ impl Engine {
         }
         topic.close(&Error::new(ErrorKind::NotFound, format!("topic {name} has been deleted")));
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        self.catalogue_changed.notify(usize::MAX);
+        self.announce_catalogue();
         storage.sync_dir(&topics).map_err(|error| {
             self.names_unknown.store(true, Ordering::Relaxed);
             failed(error)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use event_listener::Event;
@@ -13,7 +13,7 @@ use event_listener::Event;
 use super::catalogue::{TOPICS_DIR, sync_names};
 use super::checkpoint::{CHECKPOINT_BYTES, CHECKPOINT_BYTES_RELAXED, Checkpointed};
 use super::committer::{Committer, Leader, Refused, Ticket};
-use super::extension::{Extension, Nothing};
+use super::extension::Extensions;
 use super::follow::Follower;
 use super::maintenance::Maintenance;
 use super::manifest_file::ManifestFile;
@@ -49,7 +49,7 @@ pub(crate) struct Engine {
     /// Numbers below are reserved in the manifest: after a crash none of them is used again.
     pub(super) commit_limit: AtomicU64,
     pub(super) checkpointed: Mutex<Checkpointed>,
-    pub(crate) extension: OnceLock<Arc<dyn Extension>>,
+    pub(crate) extensions: Extensions,
     pub(crate) report: RecoveryReport,
     /// Notified when the set of topics or partitions has changed, or the log has closed.
     pub(crate) catalogue_changed: Event,
@@ -106,7 +106,7 @@ impl Engine {
             next_commit: AtomicU64::new(next_commit),
             commit_limit: AtomicU64::new(limit),
             checkpointed: Mutex::new(checkpointed),
-            extension: OnceLock::new(),
+            extensions: Extensions::default(),
             report,
             catalogue_changed: Event::new(),
             names_unknown: AtomicBool::new(false),
@@ -263,6 +263,12 @@ impl Engine {
         partitions.map(|partition| partition.inflight()).fold(next, u64::min)
     }
 
+    /// Tells everybody that topics or partitions have come, changed or gone.
+    pub(super) fn announce_catalogue(&self) {
+        self.catalogue_changed.notify(usize::MAX);
+        self.extensions.each(|extension| extension.catalogue_changed(self));
+    }
+
     /// Does one round of upkeep.
     pub(crate) fn do_round(&self, round: Round) {
         for partition in round.due {
@@ -306,10 +312,12 @@ impl Engine {
         {
             tracing::warn!(%error, "no checkpoint");
         }
-        if round.checkpoint
-            && let Some(extension) = self.extension.get()
-        {
-            extension.checkpointed(self);
+        if round.checkpoint {
+            self.extensions.each(|extension| extension.checkpointed(self));
+        }
+        if round.calls {
+            let now = self.env.clock.monotonic();
+            self.extensions.each(|extension| extension.due(self, now));
         }
         self.reserve_commits();
     }
@@ -354,19 +362,23 @@ impl Engine {
     /// Accepts no more appends, commits what is pending, syncs everything, and leaves the mark of a clean close. The lock is
     /// released last, whatever happens. Later calls do nothing.
     pub(crate) fn close(&self) -> Result<()> {
+        if !self.is_closed() {
+            self.extensions.each(|extension| extension.draining(self));
+        }
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let closed = Error::closed();
         if self.is_read_only() {
             self.stop_following(&closed);
+            self.extensions.close(|extension| extension.closing(self));
             return Ok(());
         }
         self.committer.close(closed.clone());
         self.committer.drain(|work| self.carry_out(work));
         let answer = self.close_partitions(&closed);
         self.catalogue_changed.notify(usize::MAX);
-        self.extension.get_or_init(|| Arc::new(Nothing)).closing(self);
+        self.extensions.close(|extension| extension.closing(self));
         drop(lock(&self.lock).take());
         answer
     }

@@ -170,7 +170,7 @@ impl Engine {
         }
         if moved {
             // Whoever reads several partitions may have waited for a number in another one.
-            self.catalogue_changed.notify(usize::MAX);
+            self.announce_catalogue();
         }
         if thorough {
             let settled = follower
@@ -337,7 +337,7 @@ impl Engine {
         }
         follower.names = if complete { names } else { Vec::new() };
         if changed {
-            self.catalogue_changed.notify(usize::MAX);
+            self.announce_catalogue();
         }
         Ok(())
     }
@@ -371,7 +371,7 @@ impl Engine {
             topic.close(closed);
         }
         self.ended.store(true, Ordering::Release);
-        self.catalogue_changed.notify(usize::MAX);
+        self.announce_catalogue();
     }
 }
 

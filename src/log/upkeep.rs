@@ -22,6 +22,7 @@ struct State {
     /// When those are due, all at once.
     writes_due: Option<Duration>,
     retention_due: Option<Duration>,
+    call_due: Option<Duration>,
     checkpoint: bool,
     maintenance: bool,
     stopping: bool,
@@ -39,6 +40,8 @@ pub(crate) struct Round {
     pub(crate) writes: Vec<Arc<Partition>>,
     /// Something may have become too old, or too much.
     pub(crate) retention: bool,
+    /// An extension wanted to be called.
+    pub(crate) calls: bool,
     pub(crate) checkpoint: bool,
     /// Maintenance has something to do: its thread may have to be started.
     pub(crate) maintenance: bool,
@@ -84,6 +87,11 @@ impl Upkeep {
         self.add(|state| state.retention_due = Some(state.retention_due.map_or(at, |known| known.min(at))));
     }
 
+    /// Asks for the [extensions](super::extension::Extension::due) to be called, at `at` on the monotonic clock.
+    pub(crate) fn want_call(&self, at: Duration) {
+        self.add(|state| state.call_due = Some(state.call_due.map_or(at, |known| known.min(at))));
+    }
+
     pub(crate) fn stop(&self) {
         self.add(|state| state.stopping = true);
     }
@@ -122,11 +130,14 @@ impl Upkeep {
         state.writes_due = state.writes_due.filter(|_| !write);
         let retention = state.retention_due.is_some_and(|due| due <= now);
         state.retention_due = state.retention_due.filter(|_| !retention);
+        let calls = state.call_due.is_some_and(|due| due <= now);
+        state.call_due = state.call_due.filter(|_| !calls);
         Round {
             partitions: std::mem::take(&mut state.partitions),
             due,
             writes,
             retention,
+            calls,
             checkpoint: std::mem::take(&mut state.checkpoint),
             maintenance: std::mem::take(&mut state.maintenance),
         }
@@ -149,6 +160,7 @@ impl Upkeep {
                 .map(|(deadline, _)| *deadline)
                 .chain(state.writes_due)
                 .chain(state.retention_due)
+                .chain(state.call_due)
                 .min();
             state.sleeps = true;
             state = match next {
@@ -166,6 +178,10 @@ impl Upkeep {
 impl Round {
     pub(crate) fn is_empty(&self) -> bool {
         let lists = [&self.partitions, &self.due, &self.writes];
-        lists.iter().all(|list| list.is_empty()) && !self.checkpoint && !self.retention && !self.maintenance
+        lists.iter().all(|list| list.is_empty())
+            && !self.checkpoint
+            && !self.retention
+            && !self.calls
+            && !self.maintenance
     }
 }

@@ -1,6 +1,5 @@
 //! The windows of all partitions in their view: loaded at the first use, written in the background and at the close.
 
-use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use super::window::{At, Limits};
@@ -22,9 +21,8 @@ pub(crate) struct Dedup {
 
 impl Dedup {
     /// The one of this log, unless that is closed; the view is opened by the first call.
-    pub(super) fn of(engine: &Engine) -> Option<&Self> {
-        let extension = engine.extension.get_or_init(|| Arc::new(Self { view: Mutex::new(open(engine)) }));
-        (&**extension as &dyn Any).downcast_ref()
+    pub(super) fn of(engine: &Engine) -> Option<Arc<Self>> {
+        engine.extensions.get_or_init(|| Self { view: Mutex::new(open(engine)) })
     }
 
     /// What the view has of a partition, if it is of this log and reaches far enough back.
