@@ -29,6 +29,7 @@ enum Detail {
     Offsets(OffsetRange),
     Version(Expected),
     Gap(Gap),
+    Rewound(Rewound),
 }
 
 /// What the caller can do about an [`Error`].
@@ -41,7 +42,7 @@ pub enum ErrorKind {
     NotFound,
     /// The topic exists already, with other settings.
     AlreadyExists,
-    /// The log has no room for more pending records right now: try again, or wait.
+    /// Not now: the log has no room for more pending records, or a group whose offsets are to be changed has members. Try again.
     Busy,
     /// Another process, or another handle in this one, has the log open for writing.
     Locked,
@@ -50,7 +51,7 @@ pub enum ErrorKind {
     OffsetOutOfRange,
     /// An expected version did not hold; nothing was written. See [`Error::current_version`].
     Conflict,
-    /// A newer owner has taken over; nothing was written.
+    /// Somebody else owns it by now: a rebalance has given the partition to another member of the group. Nothing was written.
     Fenced,
     /// A value could not be encoded or decoded.
     Codec,
@@ -106,6 +107,21 @@ pub struct Gap {
     /// The first offset that is gone.
     pub from: u64,
     /// The first after it that is there: reading goes on here.
+    pub to: u64,
+}
+
+/// A committed offset that lay beyond what is left: records of a relaxed topic were lost with the power, or somebody put an
+/// older copy of the log in its place. What is written at those offsets now is delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rewound {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The offset that was committed.
+    pub from: u64,
+    /// The offset where delivery goes on: the first that is not what it was.
     pub to: u64,
 }
 
@@ -175,6 +191,20 @@ impl Error {
         }))
     }
 
+    /// Records that were lost after they were consumed. Met once, by a consumer that goes on before them.
+    pub(crate) fn of_rewound(rewound: Rewound) -> Self {
+        Self(Arc::new(Inner {
+            kind: ErrorKind::OffsetOutOfRange,
+            context: format!(
+                "offset {} of topic {}, partition {} was committed, but the log has lost its records from offset {} on; delivery \
+                 goes on there",
+                rewound.from, rewound.topic, rewound.partition, rewound.to
+            ),
+            detail: Some(Detail::Rewound(rewound)),
+            source: None,
+        }))
+    }
+
     pub(crate) fn conflict(context: impl Into<String>, current: Expected) -> Self {
         Self(Arc::new(Inner {
             kind: ErrorKind::Conflict,
@@ -201,6 +231,14 @@ impl Error {
     pub fn gap(&self) -> Option<&Gap> {
         match &self.0.detail {
             Some(Detail::Gap(gap)) => Some(gap),
+            _ => None,
+        }
+    }
+
+    /// How far a consumer was set back, if records that it had consumed are lost. It is not the end: the next call goes on.
+    pub fn rewound(&self) -> Option<&Rewound> {
+        match &self.0.detail {
+            Some(Detail::Rewound(rewound)) => Some(rewound),
             _ => None,
         }
     }

@@ -4,12 +4,14 @@
 #[doc(hidden)]
 pub mod bench;
 mod codec;
+mod consumer;
 mod error;
 mod expected;
 mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod group;
 mod handle;
 pub mod inspect;
 mod journal;
@@ -24,12 +26,14 @@ mod segment;
 #[cfg(test)]
 mod sim;
 mod storage;
+mod task;
 mod text;
 mod topic;
 mod views;
 
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
-pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result};
+pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};
+pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result, Rewound};
 pub use expected::Expected;
 pub use handle::{Log, LogBuilder};
 pub use log::maintenance::Compacted;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::log::{Log, unblock};
+use super::log::Log;
 use crate::error::Result;
 use crate::log::maintenance::Compacted;
 use crate::log::settings::TopicSettings;
+use crate::task::unblock;
 use crate::topic::TopicDescription;
 use crate::topic::describe::describe;
 

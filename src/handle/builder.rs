@@ -148,7 +148,7 @@ impl LogBuilder {
     /// ```
     pub async fn open_read_only(self, dir: impl AsRef<Path>) -> Result<Log> {
         let dir = dir.as_ref().to_path_buf();
-        crate::handle::log::unblock(move || self.blocking_open_read_only(dir)).await
+        crate::task::unblock(move || self.blocking_open_read_only(dir)).await
     }
 
     /// [`open_read_only`](Self::open_read_only) for threads.
@@ -185,7 +185,7 @@ impl LogBuilder {
     /// If the future is dropped the log is opened all the same, and closed at once.
     pub async fn open(self, dir: impl AsRef<Path>) -> Result<Log> {
         let dir = dir.as_ref().to_path_buf();
-        crate::handle::log::unblock(move || self.blocking_open(dir)).await
+        crate::task::unblock(move || self.blocking_open(dir)).await
     }
 
     /// [`open`](Self::open) for threads.

@@ -19,6 +19,7 @@ use crate::log::running::Running;
 use crate::log::settings::TopicSettings;
 use crate::producer::{Batch, Receipt};
 use crate::record::datetime_from_micros;
+use crate::task::unblock;
 use crate::topic::Topic;
 
 /// An open log: a directory of topics.
@@ -333,17 +334,5 @@ impl Log {
     /// The directory of the log.
     pub fn path(&self) -> &Path {
         &self.inner.engine.root
-    }
-}
-
-/// Runs blocking work on tokio's threads for it; without a runtime, right here.
-pub(crate) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => match runtime.spawn_blocking(work).await {
-            Ok(answer) => answer,
-            Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-            Err(_) => Err(Error::closed()),
-        },
-        Err(_) => work(),
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::log::Log;
 use crate::codec::{Codec, Raw};
+use crate::consumer::Subscribe;
 use crate::error::Result;
 use crate::replay::{Replay, Scope, Start};
 use crate::topic::Topic;
@@ -28,7 +29,33 @@ impl<T, C: Codec<T>> Topic<T, C> {
     }
 }
 
+impl<T, C: Codec<T>> Topic<T, C> {
+    /// A new member of the consumer group `group`, which reads this topic.
+    ///
+    /// # Example
+    ///
+    /// See [`Consumer`](crate::Consumer).
+    pub fn subscribe(&self, group: impl Into<String>) -> Subscribe<T, C> {
+        Subscribe::new(Arc::clone(&self.log), Arc::clone(&self.codec), group.into(), vec![self.state.name.to_string()])
+    }
+}
+
 impl Log {
+    /// A new member of the consumer group `group`, which reads several topics: names, and patterns in which `*` stands for any
+    /// text. Topics that are created later and match a pattern join by themselves.
+    ///
+    /// # Example
+    ///
+    /// See [`Subscribe`].
+    pub fn subscribe<'a>(
+        &self,
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = &'a str>,
+    ) -> Subscribe<Bytes, Raw> {
+        let topics = topics.into_iter().map(str::to_owned).collect();
+        Subscribe::new(Arc::clone(&self.inner), Arc::new(Raw), group.into(), topics)
+    }
+
     /// Reads everything, in causal order; following, also topics that are created later.
     ///
     /// # Example

@@ -128,6 +128,19 @@ impl Group {
         &self.done
     }
 
+    /// Waits in a task.
+    pub(crate) async fn answered(&self) -> &Result<Outcome> {
+        loop {
+            if let Some(outcome) = self.outcome.get() {
+                return outcome;
+            }
+            let listener = self.done.listen();
+            if self.outcome.get().is_none() {
+                listener.await;
+            }
+        }
+    }
+
     /// Waits on this thread.
     pub(crate) fn wait(&self) -> &Result<Outcome> {
         loop {

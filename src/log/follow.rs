@@ -166,7 +166,7 @@ impl Engine {
         let horizon = follower.commits.see(news.commits, self.env.clock.monotonic());
         let moved = self.next_commit.swap(horizon, Ordering::SeqCst) != horizon;
         for partition in news.partitions.values() {
-            partition.changed.notify(usize::MAX);
+            partition.wake_all();
         }
         if moved {
             // Whoever reads several partitions may have waited for a number in another one.

@@ -39,6 +39,11 @@ impl PartitionCursor {
         self.next_offset
     }
 
+    /// Gives the memory back that reading files takes: there is nothing more to read for now.
+    pub(crate) fn rest(&mut self) {
+        self.reader = None;
+    }
+
     /// Whether the next frame needs no I/O.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.partition.tail.get(self.next_offset).is_some()

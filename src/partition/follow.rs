@@ -280,7 +280,7 @@ impl Partition {
         let error = Error::new(ErrorKind::Poisoned, format!("topic {topic}, partition {partition} {why}"));
         // Whoever closed it first said why. (The writer is locked already, so not through `close`.)
         let _first = self.closed.set(error.clone());
-        self.changed.notify(usize::MAX);
+        self.wake_all();
         error
     }
 

@@ -28,6 +28,7 @@ pub(crate) mod recover;
 pub(crate) mod retain;
 mod room;
 pub(crate) mod tail;
+pub(crate) mod watch;
 mod write;
 pub(crate) mod writer;
 
@@ -36,6 +37,7 @@ mod tests;
 
 use live::LiveSettings;
 use tail::Tail;
+use watch::Watchers;
 use writer::Writer;
 
 /// Nothing is being committed.
@@ -106,6 +108,7 @@ pub(crate) struct Partition {
     pub(crate) tail: Tail,
     /// Notified when `visible_end` has moved, or the partition has failed or closed.
     pub(crate) changed: Event,
+    watchers: Watchers,
     /// What a layer above watches the appends with. Once it is there, they come through it.
     guard: OnceLock<Arc<dyn Any + Send + Sync>>,
     failure: OnceLock<Error>,
@@ -156,6 +159,7 @@ impl Partition {
             durable_end: AtomicU64::new(end),
             inflight: AtomicU64::new(IDLE),
             changed: Event::new(),
+            watchers: Watchers::default(),
             guard: OnceLock::new(),
             failure: OnceLock::new(),
             closed: OnceLock::new(),
@@ -260,7 +264,7 @@ impl Partition {
     fn fail(&self, error: Error) {
         // The first failure is the cause; later ones are its consequences.
         if self.failure.set(error).is_ok() {
-            self.changed.notify(usize::MAX);
+            self.wake_all();
         }
     }
 
@@ -291,7 +295,7 @@ impl Partition {
         // Whoever closed it first said why.
         let _first = self.closed.set(error);
         drop(writer);
-        self.changed.notify(usize::MAX);
+        self.wake_all();
     }
 
     /// Why no append is accepted any more.
@@ -344,8 +348,14 @@ impl Partition {
     #[inline]
     pub(crate) fn wake_followers(&self) {
         if self.tail.is_followed() {
-            self.changed.notify(usize::MAX);
+            self.wake_all();
         }
+    }
+
+    /// Wakes everybody who waits for a change.
+    pub(crate) fn wake_all(&self) {
+        self.changed.notify(usize::MAX);
+        self.watchers.tell();
     }
 
     /// Which offsets exist.

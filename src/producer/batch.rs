@@ -250,7 +250,7 @@ impl Batch {
                 Step::Full => listener.await,
                 Step::Wait(why) => why.wait().await?,
                 Step::Sent(sent) => {
-                    wait(&sent.group).await;
+                    let _failed = sent.group.answered().await.is_err();
                     return guarded.answer(&sent);
                 }
             }
@@ -328,7 +328,7 @@ impl Batch {
             }
             listener.await;
         };
-        wait(&group).await;
+        let _failed = group.answered().await.is_err();
         Some(self.answer(&group, &numbers))
     }
 
@@ -415,13 +415,3 @@ fn too_large(grown: usize, bytes_max: usize) -> Error {
 const FRAME_BYTES: usize = 256;
 /// What a commit costs, beside its frames.
 const BATCH_OVERHEAD_BYTES: usize = 1024;
-
-/// Waits until the group has its answer.
-pub(super) async fn wait(group: &Group) {
-    while group.outcome().is_none() {
-        let listener = group.done().listen();
-        if group.outcome().is_none() {
-            listener.await;
-        }
-    }
-}

@@ -1,8 +1,6 @@
 //! Reading on a thread, with records that borrow the reader's memory.
 
 use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
-use std::thread::Thread;
 
 use super::reader::{Item, Reader};
 use super::view::RecordView;
@@ -11,6 +9,7 @@ use crate::error::{Corruption, Error, Result};
 use crate::format::record::{RecordIter, RecordPosition};
 use crate::log::running::Running;
 use crate::record::Message;
+use crate::task::block;
 
 /// Reads records on a thread: a *lending* iterator, whose records borrow its memory until the next call.
 ///
@@ -42,14 +41,14 @@ pub struct BlockingReplay<T, C> {
 
 /// The frame that records are lent from.
 #[derive(Debug)]
-pub(super) struct Current {
+pub(crate) struct Current {
     item: Item,
     position: RecordPosition,
 }
 
 impl Current {
     /// Begins a frame, before its first record that is wanted.
-    pub(super) fn begin(item: Item, pass_over: &mut u64) -> Result<Self> {
+    pub(crate) fn begin(item: Item, pass_over: &mut u64) -> Result<Self> {
         let mut records = RecordIter::new(&item.frame.header, &item.frame.body);
         let mut position = records.state(&item.frame.body);
         let begins_before = item.frame.header.base_offset < item.from;
@@ -68,7 +67,7 @@ impl Current {
 
     /// The next record of the frame.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<RecordView<'_>>> {
+    pub(crate) fn next(&mut self) -> Result<Option<RecordView<'_>>> {
         let Item { topic, partition, frame, .. } = &self.item;
         let mut records = RecordIter::resume(&frame.header, &frame.body, self.position);
         match records.next_record() {
@@ -81,8 +80,18 @@ impl Current {
         }
     }
 
+    /// A place to [come back](Self::reset) to.
     #[inline]
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn mark(&self) -> RecordPosition {
+        self.position
+    }
+
+    pub(crate) fn reset(&mut self, mark: RecordPosition) {
+        self.position = mark;
+    }
+
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
         self.position.left == 0
     }
 }
@@ -181,24 +190,12 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
     }
 
     fn wait(&mut self) {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let mut cx = Context::from_waker(&waker);
-        while self.reader.poll_changed(&mut cx).is_pending() {
-            std::thread::park();
-        }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        block(|cx| self.reader.poll_changed(cx));
     }
 }
 
 /// Decodes a message's value; the error says which record it is about.
-pub(super) fn decode<T, C: Codec<T>>(codec: &C, message: Message) -> Result<Message<T>> {
+pub(crate) fn decode<T, C: Codec<T>>(codec: &C, message: Message) -> Result<Message<T>> {
     message.try_map(|bytes| codec.decode(bytes)).map_err(|(message, error)| {
         error.in_context(format!(
             "the value at topic {}, partition {}, offset {} could not be decoded",

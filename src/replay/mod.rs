@@ -15,7 +15,9 @@ pub use blocking::BlockingReplay;
 pub use stream::Replay;
 pub use view::RecordView;
 
-pub(crate) use reader::Scope;
+pub(crate) use blocking::{Current, decode};
+pub(crate) use position::{check_offset, first_at};
+pub(crate) use reader::{Item, Scope};
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,7 +48,7 @@ fn resolve_one(partition: &Arc<Partition>, start: Start) -> Result<u64> {
     }
 }
 
-fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
+pub(crate) fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
     let range = partition.range();
     if (range.log_start..=range.high_watermark).contains(&offset) {
         return Ok(offset);
@@ -64,7 +64,7 @@ fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
 }
 
 /// The first record with this time or a later one; the visible end if there is none.
-fn first_at(partition: &Arc<Partition>, timestamp: i64) -> Result<u64> {
+pub(crate) fn first_at(partition: &Arc<Partition>, timestamp: i64) -> Result<u64> {
     let found = partition.find(Target::Timestamp(timestamp))?;
     let end = partition.visible_end();
     let mut cursor = PartitionCursor::new(Arc::clone(partition), found);

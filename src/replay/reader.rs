@@ -60,12 +60,12 @@ impl Drop for Source {
 
 /// A frame with the place that it came from.
 #[derive(Debug)]
-pub(super) struct Item {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: u32,
-    pub(super) frame: Frame,
+pub(crate) struct Item {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: u32,
+    pub(crate) frame: Frame,
     /// The first offset of the frame that is wanted.
-    pub(super) from: u64,
+    pub(crate) from: u64,
 }
 
 /// Reads frames in order.

@@ -135,7 +135,9 @@ impl Wait {
     pub(crate) async fn wait(self) -> Result<()> {
         match self {
             Self::Ready(listener) | Self::Room(listener) => listener.await,
-            Self::Group(group) => super::batch::wait(&group).await,
+            Self::Group(group) => {
+                let _failed = group.answered().await.is_err();
+            }
             Self::Build(build) => match tokio::runtime::Handle::try_current() {
                 Ok(runtime) => match runtime.spawn_blocking(move || build.run()).await {
                     Ok(answer) => return answer,
