@@ -29,6 +29,7 @@ mod storage;
 mod task;
 mod text;
 mod topic;
+mod transaction;
 mod views;
 
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
@@ -43,3 +44,4 @@ pub use producer::{Batch, Delivery, Receipt, SendError};
 pub use record::{Header, Headers, IntoBytes, Message, Record, RecordRef};
 pub use replay::{BlockingReplay, RecordView, Replay, Start};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
+pub use transaction::Transaction;

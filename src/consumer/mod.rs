@@ -10,6 +10,9 @@ use futures_core::Stream;
 
 use crate::codec::Codec;
 use crate::error::{Error, Result};
+use crate::group::Groups;
+use crate::group::commit::Held;
+use crate::log::running::Running;
 use crate::record::Message;
 use crate::replay::decode;
 use crate::task::block;
@@ -240,6 +243,28 @@ impl<T, C: Codec<T>> Consumer<T, C> {
         let flushed = self.core.blocking_flush();
         self.core.leave();
         finished.and(flushed)
+    }
+}
+
+impl<T, C> Consumer<T, C> {
+    /// The log that it reads.
+    pub(crate) fn log(&self) -> &Arc<Running> {
+        &self.core.log
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core_group(&self) -> Arc<crate::group::membership::Group> {
+        Arc::clone(&self.core.group)
+    }
+
+    pub(crate) fn groups(&self) -> &Arc<Groups> {
+        &self.core.groups
+    }
+
+    /// What a message that this consumer has delivered is committed by.
+    pub(crate) fn held<V>(&self, message: &Message<V>) -> Result<Held> {
+        let (_, source) = self.core.source_of(message)?;
+        Ok((Arc::clone(&source.lane), source.tenure))
     }
 }
 

@@ -7,6 +7,7 @@ use event_listener::Listener;
 
 use super::Groups;
 use super::lane::{Lane, LaneState};
+use super::progress::Progress;
 use super::record::{Committed, OFFSETS_TOPIC, encode_key};
 use crate::error::{Error, Result};
 use crate::format::record::{FrameBuilder, RECORD_OVERHEAD_BYTES_MAX};
@@ -36,13 +37,13 @@ pub(crate) const GATHERED_FOR: Duration = Duration::from_millis(5);
 const LANES_MAX: usize = 256;
 
 /// A record of `__offsets`, encoded.
-pub(super) struct OffsetRecord {
+pub(crate) struct OffsetRecord {
     key: Vec<u8>,
     value: Option<Vec<u8>>,
 }
 
 impl OffsetRecord {
-    pub(super) fn new(lane: &Lane, committed: Option<&Committed>) -> Self {
+    pub(crate) fn new(lane: &Lane, committed: Option<&Committed>) -> Self {
         Self { key: encode_key(&lane.group, lane.whose), value: committed.map(Committed::encode) }
     }
 
@@ -50,15 +51,15 @@ impl OffsetRecord {
         self.key.len() + self.value.as_ref().map_or(0, Vec::len) + RECORD_OVERHEAD_BYTES_MAX
     }
 
-    pub(super) fn put(&self, builder: &mut FrameBuilder, now: i64) {
+    pub(crate) fn put(&self, builder: &mut FrameBuilder, now: i64) {
         builder.push(now, Some(&self.key), self.value.as_deref(), std::iter::empty());
     }
 }
 
 impl LaneState {
     /// What a commit says now. Its number is one that is taken: whatever is appended later has a higher one.
-    pub(super) fn say(&self, engine: &Engine, now: i64) -> Committed {
-        self.progress.committed(engine.next_commit().saturating_sub(1), self.generation, now)
+    pub(crate) fn say(&self, engine: &Engine, progress: &Progress, now: i64) -> Committed {
+        progress.committed(engine.next_commit().saturating_sub(1), self.generation, now)
     }
 }
 
@@ -78,7 +79,7 @@ impl Groups {
                 return Ok(Attempt::Wait(Arc::clone(answer)));
             }
             if state.unsent {
-                let said = state.say(engine, now);
+                let said = state.say(engine, &state.progress, now);
                 records.push((OffsetRecord::new(lane, Some(&said)), said));
             }
         }

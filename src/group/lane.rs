@@ -162,6 +162,7 @@ impl LaneState {
         if !is_unit {
             self.unsent = false;
         }
+        self.sought = false;
         self.inflight.push_back(Inflight { answer, value, is_unit });
     }
 

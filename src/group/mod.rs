@@ -55,9 +55,10 @@ pub(crate) fn validate_group_name(name: &str) -> Result<()> {
     }
 }
 
-/// The settings of `__offsets`: what is superseded goes soon, so that reading it at an opening stays short.
+/// The settings of `__offsets`: what is superseded goes soon, so that reading it at an opening stays short. No record is larger,
+/// since a commit [remembers](progress::REMEMBERED_MAX) so much at the most; any log has room for one.
 fn offsets_settings() -> TopicSettings {
-    TopicSettings::default().compaction(true).segment_bytes_max(4 << 20)
+    TopicSettings::default().compaction(true).segment_bytes_max(4 << 20).record_bytes_max(48 << 10)
 }
 
 impl Groups {

@@ -104,7 +104,9 @@ mod tests {
         fn the_mark_never_passes_unfinished_work(order in Just((0..40_u64).collect::<Vec<_>>()).prop_shuffle(), jump in 0..40_u64) {
             let (mut progress, mut finished) = (Progress::at(0), BTreeSet::new());
             for (count, offset) in order.into_iter().enumerate() {
-                progress.attempts.insert(offset, 1);
+                if !progress.is_finished(offset) {
+                    progress.attempts.insert(offset, 1);
+                }
                 prop_assert_eq!(progress.finish(offset, offset + 1), finished.insert(offset));
                 if count == 20 {
                     progress.finish_below(jump);

@@ -142,7 +142,8 @@ mod tests {
             group in "\\PC{1,40}", whose: (u128, u32), next_offset: u64, commit: u64, generation: u64, time: i64,
             done: Vec<(u64, u64)>, attempts: Vec<(u64, u32)>,
         ) {
-            prop_assert_eq!(decode_key(&encode_key(&group, whose)).unwrap(), (group.as_str(), whose));
+            let key = encode_key(&group, whose);
+            prop_assert_eq!(decode_key(&key).unwrap(), (group.as_str(), whose));
             let committed = Committed { next_offset, commit, generation, time, done, attempts };
             prop_assert_eq!(Committed::decode(&committed.encode()).unwrap(), committed);
         }

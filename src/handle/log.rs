@@ -21,6 +21,7 @@ use crate::producer::{Batch, Receipt};
 use crate::record::datetime_from_micros;
 use crate::task::unblock;
 use crate::topic::Topic;
+use crate::transaction::Transaction;
 
 /// An open log: a directory of topics.
 ///
@@ -230,6 +231,11 @@ impl Log {
     pub fn blocking_produce_all(&self, batch: Batch) -> Result<Vec<Receipt>> {
         self.check_batch(&batch)?;
         batch.blocking_produce(&self.inner.engine, None)
+    }
+
+    /// Begins a [`Transaction`]: records and consumers' progress, to be committed as one.
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(Arc::clone(&self.inner))
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<()> {

@@ -286,7 +286,7 @@ impl Batch {
     }
 
     /// Whether any of it has to come through a guard.
-    fn is_guarded(&self) -> bool {
+    pub(super) fn is_guarded(&self) -> bool {
         self.frames.iter().any(|part| part.limits.is_some() || part.partition.guard().is_some())
     }
 
@@ -351,16 +351,27 @@ impl Batch {
         Some(self.answer(&group, &numbers))
     }
 
+    /// Whether there is nothing in it.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it still fits with so many bytes that go along.
+    pub(super) fn check_with(&self, along: usize, engine: &Engine) -> Result<()> {
+        let (grown, bytes_max) = (self.bytes + along + FRAME_BYTES, engine.committer.bytes_max());
+        if along > 0 && grown + BATCH_OVERHEAD_BYTES > bytes_max { Err(too_large(grown, bytes_max)) } else { Ok(()) }
+    }
+
     /// The log that the batch is for.
     pub(crate) fn is_for(&self, engine: &Arc<Engine>) -> bool {
         self.engine.as_ref().is_none_or(|ours| Arc::ptr_eq(ours, engine))
     }
 
-    fn take_frames(&mut self) -> UnitFrames {
+    pub(super) fn take_frames(&mut self) -> UnitFrames {
         self.frames.iter_mut().map(|part| (Arc::clone(&part.partition), std::mem::take(&mut part.builder))).collect()
     }
 
-    fn give_back<N>(&mut self, frames: UnitFrames) -> Option<N> {
+    pub(super) fn give_back<N>(&mut self, frames: UnitFrames) -> Option<N> {
         for (part, (_, builder)) in self.frames.iter_mut().zip(frames) {
             part.builder = builder;
         }
@@ -368,11 +379,11 @@ impl Batch {
     }
 
     /// The partition of each frame.
-    fn numbers(&self) -> Vec<u32> {
+    pub(super) fn numbers(&self) -> Vec<u32> {
         self.frames.iter().map(|part| part.partition.owner.partition).collect()
     }
 
-    fn answer(&self, group: &Group, numbers: &[u32]) -> Result<Vec<Receipt>> {
+    pub(super) fn answer(&self, group: &Group, numbers: &[u32]) -> Result<Vec<Receipt>> {
         let Outcome { commit, base_offset, others } = group.wait().clone()?;
         let base = |frame: u32| match frame.checked_sub(1) {
             None => base_offset,

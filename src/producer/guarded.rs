@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::expected::Expected;
 use crate::format::FormatError;
 use crate::format::record::{FrameBuilder, RawRecord};
-use crate::log::committer::{Group, Leader, Outcome, Refused, Ticket};
+use crate::log::committer::{Group, Leader, Outcome, Refused, Ticket, UnitFrames};
 use crate::log::engine::Engine;
 use crate::log::settings::Durability;
 use crate::partition::{Partition, Pass};
@@ -87,6 +87,10 @@ pub(super) struct GuardedBatch<'a> {
     facts: Vec<Vec<Fact>>,
     /// The frames by their partitions, the order in which their guards are locked: nobody waits in a circle.
     order: Vec<usize>,
+    /// What goes along with this attempt, to partitions without a guard.
+    along: UnitFrames,
+    /// Something did, so that it was a commit over several partitions.
+    went_along: bool,
 }
 
 /// What came of an attempt.
@@ -138,7 +142,17 @@ impl<'a> GuardedBatch<'a> {
                 key.map(|key| (Scope::Key(key), expected))
             }
         };
-        Ok(Self { batch, engine, condition, guards, facts, order })
+        Ok(Self { batch, engine, condition, guards, facts, order, along: Vec::new(), went_along: false })
+    }
+
+    /// [`attempt`](Self::attempt) together with other frames, which are sent also if all of the batch is known.
+    pub(super) fn attempt_along(&mut self, along: UnitFrames, leader: Leader) -> Result<Step> {
+        self.batch.check_with(along.iter().map(|(_, builder)| builder.len()).sum(), self.engine)?;
+        self.went_along = !along.is_empty();
+        self.along = along;
+        let step = self.attempt(leader);
+        self.along.clear();
+        step
     }
 
     /// Sends the batch, if what is expected holds, but for the records whose identities are known.
@@ -163,7 +177,7 @@ impl<'a> GuardedBatch<'a> {
             Ok(sorted) => sorted,
             Err(group) => return Ok(Step::Wait(Wait::Group(group))),
         };
-        if sorted.new.iter().all(|new| *new == 0) {
+        if self.along.is_empty() && sorted.new.iter().all(|new| *new == 0) {
             return Ok(Step::Done(self.receipts(&self.slots(&sorted), None)));
         }
         if let (Some((scope, expected)), [state]) = (self.condition, states.as_slice()) {
@@ -224,8 +238,11 @@ impl<'a> GuardedBatch<'a> {
             frames.push((Arc::clone(&part.partition), builder));
         }
         let engine = self.engine;
+        let alone = self.along.is_empty();
+        frames.append(&mut self.along);
         if let ([part], [(partition, builder)]) = (self.batch.frames.as_mut_slice(), frames.as_mut_slice())
             && part.durability != Durability::Sync
+            && alone
         {
             let written = engine.append_relaxed_built(Pass::Guard, partition, part.durability, builder);
             let Some(written) = written? else { unreachable!("the guard has the pass") };
@@ -236,7 +253,9 @@ impl<'a> GuardedBatch<'a> {
             let outcome = Outcome { commit: written.commit, base_offset: written.base_offset, others: Vec::new() };
             return Ok(Step::Done(self.receipts(&self.slots(sorted), Some(&outcome))));
         }
-        if let [(partition, builder)] = frames.as_slice() {
+        if let [(partition, builder)] = frames.as_slice()
+            && alone
+        {
             // Into the shared frame of the partition, in which all appends keep their order: a commit of its own would come
             // behind single records that are sent after it, and that it has not been held against.
             let mut copied = Ok(());
@@ -302,7 +321,7 @@ impl<'a> GuardedBatch<'a> {
     }
 
     fn receipts(&self, slots: &[Slot], outcome: Option<&Outcome>) -> Vec<Receipt> {
-        let spans = self.batch.frames.len() > 1;
+        let spans = self.batch.frames.len() > 1 || self.went_along;
         let receipt = |(slot, part): (&Slot, &Part)| {
             let (place, timestamp_micros, is_synced) = match (slot, outcome) {
                 (Slot::New(frame, record, timestamp), Some(outcome)) => {

@@ -1,5 +1,6 @@
 //! Sending records: choosing the partition, encoding, waiting for the commit.
 
+pub(crate) mod along;
 pub(crate) mod batch;
 mod borrowed;
 pub(crate) mod conditional;

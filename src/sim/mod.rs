@@ -10,15 +10,17 @@
 //! | [`damage`] | every byte cut, every bit flipped, in every file of a small log |
 //! | [`repair`] | the same damage, checked and repaired: nothing that is whole is lost, at a power loss neither |
 //! | [`read_only`] | what is seen beside a writer, and after a crash before anybody recovers, is right and stays |
+//! | [`groups`] | consumers that crash at each call, and transactions |
 //! | [`rows`] | what docs/RELIABILITY.md promises for one situation each |
 //!
-//! Everything is single-threaded and follows from the seed.
+//! But for [`groups`], everything is single-threaded and follows from the seed.
 
 mod bench;
 mod compaction;
 mod content;
 mod damage;
 mod dice;
+mod groups;
 mod judge;
 mod kth_call;
 mod model;
