@@ -36,7 +36,7 @@ pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};
 pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result, Rewound};
 pub use expected::Expected;
-pub use handle::{Log, LogBuilder};
+pub use handle::{GroupDescription, GroupPartition, Log, LogBuilder, MemberDescription, OffsetChange, Reset};
 pub use log::maintenance::Compacted;
 pub use log::report::RecoveryReport;
 pub use log::settings::{Compression, Durability, TopicSettings};

@@ -79,6 +79,14 @@ pub(crate) enum Bug {
     LeftoversKept,
     /// What a compressed body says of its length is taken for true.
     DecompressedLengthTrusted,
+    /// Who has lost a partition may still commit.
+    FenceIgnored,
+    /// A transaction commits its offsets by themselves, before its records.
+    TransactionSplit,
+    /// A group goes on where it was though the log has lost what lay there.
+    LostOffsetsTrusted,
+    /// A commit moves past messages that are not finished.
+    UnfinishedPassed,
     /// A conditional append does not wait for what is under way.
     GuardDecidesEarly,
     /// An append that has failed counts as written for those that repeat it, or expect a version.
@@ -154,6 +162,10 @@ impl Bug {
         Self::FilesRemovedFirst,
         Self::LeftoversKept,
         Self::DecompressedLengthTrusted,
+        Self::FenceIgnored,
+        Self::TransactionSplit,
+        Self::LostOffsetsTrusted,
+        Self::UnfinishedPassed,
         Self::GuardDecidesEarly,
         Self::RefusedAppendRemembered,
         Self::ViewBelieved,

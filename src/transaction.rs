@@ -10,8 +10,10 @@ use crate::format::record::FrameBuilder;
 use crate::group::Groups;
 use crate::group::commit::{Held, OffsetRecord, sort};
 use crate::group::progress::Progress;
-use crate::log::committer::Group as Answer;
+use crate::log::committer::{Group as Answer, Leader};
 use crate::log::running::Running;
+use crate::partition::Pass;
+use crate::planted::{self, Bug};
 use crate::producer::along::{Along, SendAlong};
 use crate::producer::{Batch, Receipt};
 use crate::record::{Message, Record, RecordRef};
@@ -224,7 +226,12 @@ impl Along for Offsets {
             OffsetRecord::new(lane, Some(&committed)).put(&mut builder, now);
             said.push(committed);
         }
-        let along = vec![(Arc::clone(groups.partition(engine)?), builder)];
+        let mut along = vec![(Arc::clone(groups.partition(engine)?), builder)];
+        if planted::is(Bug::TransactionSplit) {
+            let alone = engine.committer.enqueue_unit_by(Pass::Open, std::mem::take(&mut along), Leader::Caller);
+            engine.lead();
+            debug_assert!(alone.is_ok());
+        }
         if let Some(answer) = send(along)? {
             for (state, said) in states.iter_mut().zip(said) {
                 state.sent(Arc::clone(&answer), Some(said), true);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use annals::{
-    Consumer, ErrorKind, Item, Log, Message, OnGap, Rebalance, Record, Start, Topic, TopicDef, TopicPartition,
+    Consumer, ErrorKind, Item, Log, Message, OnGap, Rebalance, Record, Reset, Start, Topic, TopicDef, TopicPartition,
     TopicSettings,
 };
 use bytes::Bytes;
@@ -545,4 +545,116 @@ async fn groups_follow_a_topic_that_is_being_written() {
         assert_eq!(seen.len() as u64, total);
         assert!(seen.values().all(|times| *times == 1), "once each");
     }
+}
+
+fn committed(log: &Log, group: &str) -> Vec<(u32, Option<u64>)> {
+    let described = log.blocking_describe_group(group).unwrap();
+    described.partitions.iter().map(|partition| (partition.partition.partition, partition.committed)).collect()
+}
+
+#[tokio::test]
+async fn groups_are_listed_described_reset_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).await.unwrap();
+    let orders = topic(&log, "orders", 2).await;
+    fill(&orders, 0, 10).await;
+    fill(&orders, 1, 4).await;
+    assert!(log.groups().await.unwrap().is_empty());
+    assert_eq!(log.describe_group("billing").await.unwrap_err().kind(), ErrorKind::NotFound);
+    let mut consumer = orders.subscribe("billing").member("worker").build().await.unwrap();
+    let messages = drain(&mut consumer).await;
+    let of = |partition, offset| messages.iter().find(|message| place(message) == (partition, offset)).unwrap();
+    consumer.commit_many([of(0, 5), of(1, 3)]).await.unwrap();
+    consumer.finish(of(0, 8)).unwrap();
+    consumer.commit_finished().await.unwrap();
+    assert_eq!(log.groups().await.unwrap(), ["billing"]);
+    let described = log.describe_group("billing").await.unwrap();
+    assert_eq!(described.members.len(), 1);
+    assert_eq!(described.members[0].id, "worker-1");
+    assert_eq!(described.members[0].assignment.len(), 2);
+    let first = &described.partitions[0];
+    assert_eq!(first.member.as_deref(), Some("worker-1"));
+    assert_eq!((first.committed, first.finished_ahead, first.high_watermark, first.lag_records), (Some(6), 1, 10, 3));
+    assert!(first.lag > Duration::ZERO && first.committed_at.is_some());
+    let second = &described.partitions[1];
+    assert_eq!((second.committed, second.lag_records, second.lag), (Some(4), 0, Duration::ZERO));
+    assert_eq!(described.lag_records(), 3);
+    // Also beside the writer, where nothing can be changed.
+    let reader = Log::open_read_only(dir.path()).await.unwrap();
+    assert_eq!(reader.groups().await.unwrap(), ["billing"]);
+    let beside = reader.describe_group("billing").await.unwrap();
+    assert!(beside.members.is_empty());
+    assert_eq!(beside.partitions[0].committed, Some(6));
+    assert_eq!(reader.reset_group("billing", [], Reset::Latest).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let refused = reader.subscribe("billing", ["orders"]).build().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    // Nobody resets a group under its members' feet.
+    for refused in [log.reset_group("billing", [], Reset::Earliest).await.map(drop), log.delete_group("billing").await]
+    {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy);
+        assert!(refused.to_string().contains("1 members"), "{refused}");
+    }
+    drop(consumer);
+    let plan = log.plan_group_reset("billing", [], Reset::Shift(-2)).await.unwrap();
+    assert_eq!(
+        plan.iter().map(|change| (change.before, change.after)).collect::<Vec<_>>(),
+        [(Some(6), 4), (Some(4), 2)]
+    );
+    assert_eq!(committed(&log, "billing"), [(0, Some(6)), (1, Some(4))], "a plan changes nothing");
+    let cases = [
+        (Reset::Shift(-2), [4, 2]),
+        (Reset::Shift(100), [10, 4]),
+        (Reset::Earliest, [0, 0]),
+        (Reset::Offset(3), [3, 3]),
+        (Reset::Latest, [10, 4]),
+        (Reset::Timestamp(chrono::DateTime::UNIX_EPOCH), [0, 0]),
+    ];
+    for (to, expected) in cases {
+        let changes = log.reset_group("billing", ["orders"], to).await.unwrap();
+        assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), expected, "{to:?}");
+        assert_eq!(committed(&log, "billing"), [(0, Some(expected[0])), (1, Some(expected[1]))]);
+        let crashed = killed(log.path());
+        let copy = Log::open(crashed.path()).await.unwrap();
+        assert_eq!(committed(&copy, "billing"), [(0, Some(expected[0])), (1, Some(expected[1]))], "it is on the disk");
+    }
+    let beyond = log.reset_group("billing", [], Reset::Offset(5)).await.unwrap_err();
+    assert_eq!(beyond.kind(), ErrorKind::OffsetOutOfRange);
+    assert_eq!(log.reset_group("none", [], Reset::Latest).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(log.reset_group("billing", ["none"], Reset::Latest).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(log.reset_group("", ["orders"], Reset::Latest).await.unwrap_err().kind(), ErrorKind::Invalid);
+    // A group can be set before anybody is in it.
+    log.reset_group("fresh", ["orders"], Reset::Offset(2)).await.unwrap();
+    let mut fresh = orders.subscribe("fresh").require_committed().build().await.unwrap();
+    assert_eq!(drain(&mut fresh).await.len(), 10);
+    log.delete_group("billing").await.unwrap();
+    assert_eq!(log.delete_group("billing").await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(log.groups().await.unwrap(), ["fresh"]);
+    log.close().await.unwrap();
+    let log = Log::open(dir.path()).await.unwrap();
+    assert_eq!(log.groups().await.unwrap(), ["fresh"], "what was set is committed, and what was deleted is gone");
+}
+
+/// annals' own topic is nobody else's business.
+#[tokio::test]
+async fn the_offsets_cannot_be_tampered_with() {
+    let log = Log::in_memory().unwrap();
+    let orders = topic(&log, "orders", 1).await;
+    fill(&orders, 0, 1).await;
+    let mut consumer = orders.subscribe("g").build().await.unwrap();
+    let message = next(&mut consumer).await;
+    consumer.commit(&message).await.unwrap();
+    let own = "__offsets";
+    assert_eq!(log.raw_topic(own).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.delete_topic(own).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.add_partitions(own, 2).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.delete_records(own, 0, 1).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.alter_topic(own, TopicSettings::default()).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.topics().unwrap().len(), 1, "it is not listed");
+    let mut history = log.replay(Start::Earliest).blocking().unwrap();
+    while let Some(record) = history.next().unwrap() {
+        assert_eq!(record.topic(), "orders", "nor is it part of the history");
+    }
+    let mut own = log.replay_topics([own], Start::Earliest).unwrap().blocking().unwrap();
+    assert!(own.next().unwrap().is_some(), "it can be read by its name");
 }

@@ -11,7 +11,7 @@ use super::items::{OnGap, REVOKE_TIMEOUT};
 use super::rebalance::{Listener, Rebalance};
 use super::source::{Origin, Policy};
 use crate::codec::Codec;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::group::mailbox::Mailbox;
 use crate::group::membership::Joining;
 use crate::group::pattern::Subscription;
@@ -88,7 +88,7 @@ impl<T, C: Codec<T>> Subscribe<T, C> {
         self
     }
 
-    /// A partition of which the group has committed nothing is an error of kind [`NotFound`](ErrorKind::NotFound) instead, for
+    /// A partition of which the group has committed nothing is an error of kind [`NotFound`](crate::ErrorKind::NotFound) instead, for
     /// groups whose offsets are [set](crate::Log::reset_group) by somebody.
     pub fn require_committed(mut self) -> Self {
         self.start = None;
@@ -115,7 +115,7 @@ impl<T, C: Codec<T>> Subscribe<T, C> {
     }
 
     /// How long the member may take to give up a partition that another is to have: it does so when it is next asked for a
-    /// message. After that the partition is taken from it, and what it commits is [`Fenced`](ErrorKind::Fenced). By default
+    /// message. After that the partition is taken from it, and what it commits is [`Fenced`](crate::ErrorKind::Fenced). By default
     /// 10 seconds.
     pub fn revoke_timeout(mut self, timeout: Duration) -> Self {
         self.revoke_timeout = timeout;
@@ -158,10 +158,10 @@ impl<T, C: Codec<T>> Subscribe<T, C> {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](ErrorKind::Invalid) for names, patterns or settings outside of what is allowed, and for a log that is open
-    /// read-only; [`NotFound`](ErrorKind::NotFound) for a topic, named in full, that does not exist;
-    /// [`Corrupt`](ErrorKind::Corrupt) and [`Io`](ErrorKind::Io) if the committed offsets cannot be read;
-    /// [`Closed`](ErrorKind::Closed).
+    /// [`Invalid`](crate::ErrorKind::Invalid) for names, patterns or settings outside of what is allowed, and for a log that is open
+    /// read-only; [`NotFound`](crate::ErrorKind::NotFound) for a topic, named in full, that does not exist;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Io`](crate::ErrorKind::Io) if the committed offsets cannot be read;
+    /// [`Closed`](crate::ErrorKind::Closed).
     ///
     /// # Cancel safety
     ///
@@ -250,12 +250,4 @@ fn join(
     // A log that has closed meanwhile was told before this member was there.
     core.log.engine.check_open()?;
     Ok(core)
-}
-
-/// An error that says what a name is wrong for.
-pub(crate) fn unknown_group(name: &str) -> Error {
-    Error::new(
-        ErrorKind::NotFound,
-        format!("there is no group {}: nobody is in it, and it has committed nothing", quoted(name)),
-    )
 }

@@ -16,7 +16,7 @@ use super::lane::{Lane, NOBODY};
 use super::mailbox::{Grant, Mailbox, Notice};
 use super::pattern::Subscription;
 use super::record::Whose;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::engine::Engine;
 use crate::log::topic::TopicState;
 use crate::partition::Partition;
@@ -233,20 +233,21 @@ impl Group {
         lock(&self.state).lanes.values().cloned().collect()
     }
 
-    /// Runs `change` on the lanes of a group that nobody is in; they are made for `partitions` that have none.
+    /// Sets where a group that nobody is in has come to; `None` forgets it. Answers with the lanes.
     ///
     /// # Errors
     ///
     /// `Busy` while there are members.
-    pub(crate) fn change<R>(
+    pub(super) fn set(
         &self,
-        partitions: &[Whose],
-        change: impl FnOnce(&HashMap<Whose, Arc<Lane>>) -> Result<R>,
-    ) -> Result<R> {
+        engine: &Engine,
+        groups: &Groups,
+        offsets: &[(Whose, Option<u64>)],
+    ) -> Result<Vec<Arc<Lane>>> {
         let mut state = lock(&self.state);
         if !state.members.is_empty() {
             return Err(Error::new(
-                crate::error::ErrorKind::Busy,
+                ErrorKind::Busy,
                 format!(
                     "group {} has {} members; its offsets can be changed once all have left",
                     self.name,
@@ -254,10 +255,24 @@ impl Group {
                 ),
             ));
         }
-        for whose in partitions {
-            state.lane(&self.name, *whose);
+        state.generation += 1;
+        let generation = state.generation;
+        let mut lanes = Vec::with_capacity(offsets.len());
+        for (whose, offset) in offsets {
+            let lane = state.lane(&self.name, *whose);
+            match offset {
+                Some(offset) => {
+                    lane.lock().set(*offset, generation);
+                    groups.send_rest(engine, &lane);
+                }
+                None => {
+                    groups.bury(engine, std::slice::from_ref(&lane));
+                    state.lanes.remove(whose);
+                }
+            }
+            lanes.push(lane);
         }
-        change(&state.lanes)
+        Ok(lanes)
     }
 }
 

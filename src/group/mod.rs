@@ -3,7 +3,7 @@
 //! All of it is in memory while the log is open; what outlives it are the committed offsets, records of the internal, compacted
 //! topic `__offsets`. Below the consumers, which deliver; above the log, which knows nothing of groups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::text::quoted;
 
 pub(crate) mod assign;
 pub(crate) mod commit;
+pub(crate) mod describe;
 pub(crate) mod lane;
 mod load;
 pub(crate) mod mailbox;
@@ -69,28 +70,34 @@ impl Groups {
     /// `Corrupt` and `Io` from reading them, `Closed`.
     pub(crate) fn of(engine: &Engine) -> Result<Arc<Self>> {
         let groups = engine.extensions.get_or_init(Self::default).ok_or_else(Error::closed)?;
-        let mut known = lock(&groups.groups);
-        if known.is_none() {
-            let topics = engine.topics();
-            let mut offsets: BTreeMap<Arc<str>, HashMap<Whose, Arc<Lane>>> = BTreeMap::new();
-            let mut gone = Vec::new();
-            load::load(engine, |group, whose, committed| {
-                let lane = Arc::new(Lane::new(Arc::clone(group), whose, Some(committed)));
-                if topics.iter().any(|topic| topic.id == whose.0) {
-                    offsets.entry(Arc::clone(group)).or_default().insert(whose, lane);
-                } else {
-                    gone.push(lane);
-                }
-            })?;
-            let group = |(name, lanes): (Arc<str>, _)| (Arc::clone(&name), Arc::new(Group::new(name, lanes)));
-            *known = Some(offsets.into_iter().map(group).collect());
-            // A topic may be missing because its directory is damaged: what was committed is kept for its repair.
-            if !engine.is_read_only() && engine.report.damage.is_empty() {
-                groups.bury(engine, &gone);
-            }
-        }
-        drop(known);
+        groups.load(engine)?;
         Ok(groups)
+    }
+
+    /// Reads what is committed, unless that was done.
+    fn load(&self, engine: &Engine) -> Result<()> {
+        let mut known = lock(&self.groups);
+        if known.is_some() {
+            return Ok(());
+        }
+        let topics: HashSet<u128> = engine.topics().iter().map(|topic| topic.id).collect();
+        let mut offsets: BTreeMap<Arc<str>, HashMap<Whose, Arc<Lane>>> = BTreeMap::new();
+        let mut gone = Vec::new();
+        load::load(engine, |group, whose, committed| {
+            let lane = Arc::new(Lane::new(Arc::clone(group), whose, Some(committed)));
+            if topics.contains(&whose.0) {
+                offsets.entry(Arc::clone(group)).or_default().insert(whose, lane);
+            } else {
+                gone.push(lane);
+            }
+        })?;
+        let group = |(name, lanes): (Arc<str>, _)| (Arc::clone(&name), Arc::new(Group::new(name, lanes)));
+        *known = Some(offsets.into_iter().map(group).collect());
+        // A topic may be missing because its directory is damaged: what was committed is kept for its repair.
+        if !engine.is_read_only() && engine.report.damage.is_empty() {
+            self.bury(engine, &gone);
+        }
+        Ok(())
     }
 
     /// The groups of this log, if somebody has asked for them.

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use super::log::Log;
 use crate::error::Result;
 use crate::log::maintenance::Compacted;
+use crate::log::names::{is_reserved, refuse_reserved};
 use crate::log::settings::TopicSettings;
 use crate::task::unblock;
 use crate::topic::TopicDescription;
 use crate::topic::describe::describe;
 
 impl Log {
-    /// All topics, by name.
+    /// All topics, by name, but for annals' own.
     ///
     /// # Errors
     ///
     /// [`Closed`](crate::ErrorKind::Closed).
     pub fn topics(&self) -> Result<Vec<TopicDescription>> {
         self.inner.engine.check_open()?;
-        Ok(self.inner.engine.topics().iter().map(|topic| describe(topic)).collect())
+        let topics = self.inner.engine.topics();
+        Ok(topics.iter().filter(|topic| !is_reserved(&topic.name)).map(|topic| describe(topic)).collect())
     }
 
     /// One topic.
@@ -42,6 +44,7 @@ impl Log {
     ///
     /// If the future is dropped they are added all the same.
     pub async fn add_partitions(&self, topic: &str, partitions: u32) -> Result<()> {
+        refuse_reserved(topic)?;
         let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
         unblock(move || inner.engine.add_partitions(&topic, partitions).map(drop)).await
     }
@@ -76,6 +79,7 @@ impl Log {
     /// # Ok(()) }
     /// ```
     pub async fn alter_topic(&self, topic: &str, settings: TopicSettings) -> Result<()> {
+        refuse_reserved(topic)?;
         let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
         unblock(move || inner.engine.alter_topic(&topic, settings).map(drop)).await
     }
@@ -86,6 +90,7 @@ impl Log {
     ///
     /// As [`alter_topic`](Self::alter_topic).
     pub fn blocking_alter_topic(&self, topic: &str, settings: TopicSettings) -> Result<()> {
+        refuse_reserved(topic)?;
         self.inner.engine.alter_topic(topic, settings).map(drop)
     }
 
@@ -118,6 +123,7 @@ impl Log {
     /// # Ok(()) }
     /// ```
     pub async fn delete_records(&self, topic: &str, partition: u32, before: u64) -> Result<u64> {
+        refuse_reserved(topic)?;
         let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
         unblock(move || inner.engine.delete_records(&topic, partition, before)).await
     }
@@ -128,6 +134,7 @@ impl Log {
     ///
     /// As [`delete_records`](Self::delete_records).
     pub fn blocking_delete_records(&self, topic: &str, partition: u32, before: u64) -> Result<u64> {
+        refuse_reserved(topic)?;
         self.inner.engine.delete_records(topic, partition, before)
     }
 
@@ -199,6 +206,7 @@ impl Log {
     ///
     /// If the future is dropped the topic is deleted all the same.
     pub async fn delete_topic(&self, topic: &str) -> Result<()> {
+        refuse_reserved(topic)?;
         let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
         unblock(move || inner.engine.delete_topic(&topic)).await
     }

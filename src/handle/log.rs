@@ -13,7 +13,7 @@ use super::builder::LogBuilder;
 use crate::codec::{Codec, Raw, TopicDef};
 use crate::error::{Error, Result};
 use crate::log::engine::Engine;
-use crate::log::names::validate_user_topic_name;
+use crate::log::names::{refuse_reserved, validate_user_topic_name};
 use crate::log::report::RecoveryReport;
 use crate::log::running::Running;
 use crate::log::settings::TopicSettings;
@@ -189,11 +189,13 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](crate::ErrorKind::NotFound), [`Closed`](crate::ErrorKind::Closed).
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Closed`](crate::ErrorKind::Closed); [`Invalid`](crate::ErrorKind::Invalid) for one of
+    /// annals' own topics, which [`replay_topics`](Self::replay_topics) reads.
     pub fn topic<T, C>(&self, topic: TopicDef<T, C>) -> Result<Topic<T, C>>
     where
         C: Codec<T> + Default,
     {
+        refuse_reserved(topic.name())?;
         let state = self.inner.engine.topic(topic.name())?;
         Ok(Topic::new(Arc::clone(&self.inner), state, topic.codec()))
     }

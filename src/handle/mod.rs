@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod builder;
+pub(crate) mod groups;
 pub(crate) mod log;
 mod reading;
 
@@ -9,4 +10,5 @@ mod reading;
 mod tests;
 
 pub use builder::LogBuilder;
+pub use groups::{GroupDescription, GroupPartition, MemberDescription, OffsetChange, Reset};
 pub use log::Log;

@@ -45,6 +45,17 @@ pub(crate) fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED_PREFIX)
 }
 
+/// Refuses to let anybody but annals write to, or change, one of its own topics.
+pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
+    if is_reserved(name) {
+        return Err(Error::invalid(format!(
+            "topic {} is annals' own: nobody else writes to it or changes it; `replay_topics` reads it",
+            quoted(name)
+        )));
+    }
+    Ok(())
+}
+
 /// Whether two topics of these names would share a directory where the file system takes no notice of case.
 pub(crate) fn collides(a: &str, b: &str) -> bool {
     a != b && a.eq_ignore_ascii_case(b)

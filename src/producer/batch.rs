@@ -351,11 +351,6 @@ impl Batch {
         Some(self.answer(&group, &numbers))
     }
 
-    /// Whether there is nothing in it.
-    pub(crate) fn has_nothing(&self) -> bool {
-        self.len == 0
-    }
-
     /// Whether it still fits with so many bytes that go along.
     pub(super) fn check_with(&self, along: usize, engine: &Engine) -> Result<()> {
         let (grown, bytes_max) = (self.bytes + along + FRAME_BYTES, engine.committer.bytes_max());

@@ -16,6 +16,7 @@ use event_listener::EventListener;
 use super::{Start, position};
 use crate::error::{Error, Result};
 use crate::log::engine::Engine;
+use crate::log::names::is_reserved;
 use crate::log::topic::TopicState;
 use crate::partition::Partition;
 use crate::partition::cursor::PartitionCursor;
@@ -158,7 +159,8 @@ impl Reader {
         let topics = match &self.scope {
             Scope::Partition(topic, number) => return Ok(vec![(Arc::clone(topic), topic.partition(*number)?)]),
             Scope::Topics(topics) => topics.clone(),
-            Scope::Log => self.engine.topics(),
+            // annals' own topics are no part of the history.
+            Scope::Log => self.engine.topics().into_iter().filter(|topic| !is_reserved(&topic.name)).collect(),
         };
         let all = topics.iter().flat_map(|topic| {
             topic.partitions().iter().map(|partition| (Arc::clone(topic), Arc::clone(partition))).collect::<Vec<_>>()

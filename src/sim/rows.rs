@@ -32,6 +32,9 @@ pub(super) const SCENARIOS: &[fn() -> Verdict] = &[
     guard::a_view_ahead_of_the_log_is_not_believed,
     super::prefix::unsynced_segments_end_at_the_first_hole,
     super::compaction::some_cuts,
+    super::groups::lost_records_do_not_hide_those_that_follow,
+    super::groups::a_former_owner_is_fenced,
+    super::groups::a_stage_crashes_here_and_there,
 ];
 
 /// The file of the first segment of partition 0.
