@@ -24,6 +24,8 @@ mod segment;
 #[cfg(test)]
 mod sim;
 mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 mod topic;
 mod views;

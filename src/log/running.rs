@@ -16,6 +16,9 @@ use crate::segment::lock;
 pub(crate) struct Running {
     pub(crate) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
+    /// Nothing is done in the background but to commit: the rest when the clock is moved, by whoever moves it.
+    #[cfg(feature = "testing")]
+    pub(super) by_hand: bool,
     /// Removed after everything else is dropped.
     temporary: Option<tempfile::TempDir>,
 }
@@ -33,7 +36,31 @@ impl Running {
         engine.look_for_retention();
         let threads =
             Threads::start(&engine).map_err(|error| Error::io("cannot start the threads of the log", error))?;
-        Ok(Self { engine, threads: Mutex::new(Some(threads)), temporary })
+        Ok(Self::of(engine, threads, temporary))
+    }
+
+    fn of(engine: Arc<Engine>, threads: Threads, temporary: Option<tempfile::TempDir>) -> Self {
+        Self {
+            engine,
+            threads: Mutex::new(Some(threads)),
+            #[cfg(feature = "testing")]
+            by_hand: false,
+            temporary,
+        }
+    }
+
+    /// Starts the thread that commits for tasks, and no other.
+    #[cfg(feature = "testing")]
+    pub(crate) fn start_by_hand(engine: Engine) -> Result<Self> {
+        let engine = Arc::new(engine);
+        engine.look_for_retention();
+        engine.look_for_maintenance();
+        let commit =
+            Threads::start_commit(&engine).map_err(|error| Error::io("cannot start the thread of the log", error))?;
+        let threads = Threads { commit: Some(commit), upkeep: None, maintenance: Arc::default() };
+        let mut running = Self::of(engine, threads, None);
+        running.by_hand = true;
+        Ok(running)
     }
 
     /// Starts the thread of a log that another process writes: it looks for news every `interval`.
@@ -41,7 +68,7 @@ impl Running {
         let engine = Arc::new(engine);
         let threads = Threads::follow(&engine, interval)
             .map_err(|error| Error::io("cannot start the thread of the log", error))?;
-        Ok(Self { engine, threads: Mutex::new(Some(threads)), temporary: None })
+        Ok(Self::of(engine, threads, None))
     }
 
     /// Closes the engine and ends the threads. Who comes second waits for the first.
@@ -84,7 +111,7 @@ thread_local! {
 #[derive(Debug)]
 struct Threads {
     commit: Option<JoinHandle<()>>,
-    upkeep: JoinHandle<()>,
+    upkeep: Option<JoinHandle<()>>,
     maintenance: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -157,17 +184,8 @@ impl Threads {
                 return Err(error);
             }
         };
-        let commit = {
-            let engine = Arc::clone(engine);
-            Builder::new().name("annals-commit".into()).spawn(move || {
-                IS_OURS.set(true);
-                while let Some(work) = engine.committer.wait_to_lead() {
-                    engine.carry_out(work);
-                }
-            })
-        };
-        match commit {
-            Ok(commit) => Ok(Self { commit: Some(commit), upkeep, maintenance }),
+        match Self::start_commit(engine) {
+            Ok(commit) => Ok(Self { commit: Some(commit), upkeep: Some(upkeep), maintenance }),
             Err(error) => {
                 engine.upkeep.stop();
                 // A panic of the upkeep thread has been printed where it happened.
@@ -178,19 +196,29 @@ impl Threads {
         }
     }
 
+    fn start_commit(engine: &Arc<Engine>) -> io::Result<JoinHandle<()>> {
+        let engine = Arc::clone(engine);
+        Builder::new().name("annals-commit".into()).spawn(move || {
+            IS_OURS.set(true);
+            while let Some(work) = engine.committer.wait_to_lead() {
+                engine.carry_out(work);
+            }
+        })
+    }
+
     fn follow(engine: &Arc<Engine>, interval: Duration) -> io::Result<Self> {
         let engine = Arc::clone(engine);
         let upkeep = Builder::new().name("annals-refresh".into()).spawn(move || {
             IS_OURS.set(true);
             look_for_news(&engine, interval);
         })?;
-        Ok(Self { commit: None, upkeep, maintenance: Arc::default() })
+        Ok(Self { commit: None, upkeep: Some(upkeep), maintenance: Arc::default() })
     }
 
     /// Ends the upkeep and the maintenance, closes the engine, and ends the commit thread once nothing is left to commit.
     fn close(self, engine: &Engine) -> Result<()> {
         engine.upkeep.stop();
-        let upkeep = self.upkeep.join();
+        let upkeep = self.upkeep.map_or(Ok(()), JoinHandle::join);
         stop_maintenance(engine, &self.maintenance);
         let closed = engine.close();
         engine.committer.stop();

@@ -106,6 +106,12 @@ impl Upkeep {
         }
     }
 
+    /// Looks at the deadlines anew: the clock was moved by hand.
+    #[cfg(feature = "testing")]
+    pub(super) fn look_again(&self) {
+        self.add(|_| ());
+    }
+
     /// Waits for `time`, whatever there is to do; `false` once stopped.
     pub(crate) fn pause(&self, time: Duration) -> bool {
         let mut state = lock(&self.state);
@@ -118,7 +124,7 @@ impl Upkeep {
     }
 
     /// What is to be done at `now`, without waiting.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(test, feature = "fuzzing", feature = "testing"))]
     pub(crate) fn take(&self, now: Duration) -> Round {
         Self::take_from(&mut lock(&self.state), now)
     }

@@ -26,6 +26,7 @@ use super::{Entry, Lock, OpenMode, Storage};
 use content::{Content, Fate};
 use dice::Hash;
 use handle::Mount;
+pub(crate) use state::Step;
 use state::{Scheduled, State};
 
 mod content;
@@ -179,6 +180,16 @@ impl SimDisk {
     /// How many calls there were that change something.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls()
+    }
+
+    /// How often a step that changes something was called.
+    pub(crate) fn count(&self, step: Step) -> u64 {
+        self.state().count(step)
+    }
+
+    /// The last call that changes something: the one at which the power went, if it [is off](Self::is_off).
+    pub(crate) fn last_call(&self) -> Option<Step> {
+        self.state().last()
     }
 
     /// A hash of all calls and their results so far, reads included: two runs of one seed must agree.

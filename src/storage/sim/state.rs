@@ -13,7 +13,7 @@ use super::{SimFault, SimOptions};
 
 /// What a call does, for the trace and for the faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     CreateDir,
     CreateFile,
     Rename,
@@ -24,10 +24,16 @@ pub(super) enum Step {
     SetLen,
     SyncData,
     Store,
+    // What changes nothing is not counted.
     List,
     Open,
     Read,
     Len,
+}
+
+impl Step {
+    /// How many there are that change something.
+    const CHANGES: usize = Step::List as usize;
 }
 
 /// A fault that is to come.
@@ -69,6 +75,10 @@ pub(super) struct State {
     faults_hit: u64,
     /// Stores into windows.
     stores: u64,
+    /// How often each [`Step`] that changes something was called.
+    counts: [u64; Step::CHANGES],
+    /// The last of them.
+    last: Option<Step>,
     trace: Hash,
 }
 
@@ -112,6 +122,8 @@ impl State {
             crash: None,
             faults_hit: 0,
             stores: 0,
+            counts: [0; Step::CHANGES],
+            last: None,
             trace: Hash::new(),
         }
     }
@@ -144,6 +156,15 @@ impl State {
 
     pub(super) fn stores(&self) -> u64 {
         self.stores
+    }
+
+    /// How often a step that changes something was called.
+    pub(super) fn count(&self, step: Step) -> u64 {
+        self.counts.get(step as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn last(&self) -> Option<Step> {
+        self.last
     }
 
     pub(super) fn trace_hash(&self) -> u64 {
@@ -214,6 +235,10 @@ impl State {
     fn gate(&mut self, step: Step) -> Gate {
         let call = self.calls;
         self.calls += 1;
+        self.last = Some(step);
+        if let Some(count) = self.counts.get_mut(step as usize) {
+            *count += 1;
+        }
         if self.crash.is_some_and(|at| at <= call) {
             self.crash = None;
             self.off = true;
