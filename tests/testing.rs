@@ -22,6 +22,15 @@ use proptest::test_runner::{TestError, TestRunner};
 /// Longer than anything here takes, however busy the machine; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So many cases, unless `PROPTEST_CASES` says otherwise.
+fn config(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => config,
+        None => ProptestConfig { cases, ..config },
+    }
+}
+
 fn settings() -> TopicSettings {
     TopicSettings::default().partitions(2)
 }
@@ -789,7 +798,7 @@ mod harness {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(config(60))]
 
         #[test]
         fn annals_keeps_its_promises(

@@ -25,13 +25,14 @@ const BEGIN_MICROS: i64 = 1_704_067_200_000_000;
 /// use std::time::Duration;
 ///
 /// use annals::testing::ManualClock;
-/// use annals::{Log, Record, TopicSettings};
+/// use annals::{Log, Raw, Record, TopicDef, TopicSettings};
+///
+/// const TICKS: TopicDef<bytes::Bytes, Raw> = TopicDef::new("ticks");
 ///
 /// # fn main() -> annals::Result<()> {
 /// let clock = ManualClock::default();
 /// let log = Log::builder().clock(&clock).in_memory()?;
-/// # let topic = |name| log.blocking_create_topic(annals::TopicDef::<_, annals::Raw>::named(name), TopicSettings::default());
-/// let ticks = topic("ticks")?;
+/// let ticks = log.blocking_create_topic(TICKS, TopicSettings::default())?;
 ///
 /// let one = ticks.blocking_produce(Record::new("tick".into()))?;
 /// let two = ticks.blocking_produce(Record::new("tick".into()))?;

@@ -277,10 +277,12 @@ impl SimulatedDisk {
     /// use annals::testing::SimulatedDisk;
     /// use annals::{Log, Raw, Record, TopicDef, TopicSettings};
     ///
+    /// const ORDERS: TopicDef<bytes::Bytes, Raw> = TopicDef::new("orders");
+    ///
     /// # fn main() -> annals::Result<()> {
     /// let disk = SimulatedDisk::new(17);
     /// let log = disk.open(Log::builder())?;
-    /// let topic = log.blocking_create_topic(TopicDef::<_, Raw>::new("orders"), TopicSettings::default())?;
+    /// let topic = log.blocking_create_topic(ORDERS, TopicSettings::default())?;
     ///
     /// let before = disk.call_counts().syncs;
     /// topic.blocking_produce_batch((0..100).map(|_| Record::new("paid".into())))?;
@@ -326,10 +328,12 @@ impl SimulatedDisk {
     /// use annals::testing::{Fault, SimulatedDisk};
     /// use annals::{ErrorKind, Log, Raw, Record, TopicDef, TopicSettings};
     ///
+    /// const ORDERS: TopicDef<bytes::Bytes, Raw> = TopicDef::new("orders");
+    ///
     /// # fn main() -> annals::Result<()> {
     /// let disk = SimulatedDisk::new(17);
     /// let log = disk.open(Log::builder())?;
-    /// let topic = log.blocking_create_topic(TopicDef::<_, Raw>::new("orders"), TopicSettings::default())?;
+    /// let topic = log.blocking_create_topic(ORDERS, TopicSettings::default())?;
     ///
     /// disk.fail_call(disk.calls(), Fault::FailedSync);
     /// let error = topic.blocking_produce(Record::new("paid".into())).unwrap_err();

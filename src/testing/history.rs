@@ -20,9 +20,11 @@ use crate::replay::{RecordView, Start};
 /// use annals::testing::{History, Observed, check};
 /// use annals::{Log, Raw, Record, TopicDef, TopicSettings};
 ///
+/// const ORDERS: TopicDef<bytes::Bytes, Raw> = TopicDef::new("orders");
+///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let log = Log::in_memory()?;
-/// let orders = log.blocking_create_topic(TopicDef::<_, Raw>::new("orders"), TopicSettings::default())?;
+/// let orders = log.blocking_create_topic(ORDERS, TopicSettings::default())?;
 ///
 /// let mut history = History::new();
 /// let record = Record::new("paid".into()).key("order-17");

@@ -10,10 +10,12 @@
 //! use annals::{Log, Raw, TopicDef, TopicSettings};
 //! use proptest::prelude::*;
 //!
+//! const ORDERS: TopicDef<bytes::Bytes, Raw> = TopicDef::new("orders");
+//!
 //! # fn main() {
 //! proptest!(ProptestConfig::with_cases(16), |(records in strategy::batch(0..20))| {
 //!     let log = Log::in_memory()?;
-//!     let topic = log.blocking_create_topic(TopicDef::<_, Raw>::new("orders"), TopicSettings::default())?;
+//!     let topic = log.blocking_create_topic(ORDERS, TopicSettings::default())?;
 //!     prop_assert_eq!(topic.blocking_produce_batch(records.clone())?.len(), records.len());
 //! });
 //! # }
