@@ -159,7 +159,13 @@ impl SimDisk {
     /// From call number `call` on nothing answers but "the power is off". That call itself is done, done in part or not
     /// done, by the seed. [`Self::power_loss`] or [`Self::kill`] ends this.
     pub(crate) fn crash_at(&self, call: u64) {
-        self.state().crash_at(call);
+        self.state().crash_at(call, None);
+    }
+
+    /// The same; that call is done, or it is not.
+    #[cfg(feature = "testing")]
+    pub(crate) fn crash_at_a_call(&self, call: u64, done: bool) {
+        self.state().crash_at(call, Some(done));
     }
 
     /// Whether the call of [`Self::crash_at`] has come, and no reboot since.

@@ -31,9 +31,10 @@ pub fn crash_at_every_step<S: Default>(
 /// Runs a piece of an application with a power loss at each of its calls to the disk in turn.
 ///
 /// A first run goes through undisturbed, and shows how many calls there are. Then the application runs on a new disk with the same
-/// seed whose power goes at call 0, then on one whose power goes at call 1, and so on. Each time the power comes back in
-/// [several ways](Self::ways), and the check judges each of them, most often by opening the log again. Calls are those that change
-/// something; the opening and the closing of the log are among them.
+/// seed whose power goes at call 0, then on one whose power goes at call 1, and so on: once with that call not done, and once with
+/// it done, yet never answered, so that what it acknowledges is lost. Each time the power comes back in [several ways](Self::ways),
+/// and the check judges each of them, most often by opening the log again. Calls are those that change something; the opening and
+/// the closing of the log are among them.
 ///
 /// *The run* opens a log on the disk, works with it, and returns. Once the power is gone everything in the log answers with errors:
 /// return them with `?`; what it returns then does not matter. Whoever follows the log then gets its end. It must do the same each
@@ -95,7 +96,7 @@ pub struct CrashTest {
 impl CrashTest {
     /// With the seed of everything that a disk decides.
     pub fn new(seed: u64) -> Self {
-        Self { seed, disk: DiskOptions::default(), ways: 4, stride: 1, only: None }
+        Self { seed, disk: DiskOptions::default(), ways: 3, stride: 1, only: None }
     }
 
     /// Sets what the disks are like.
@@ -104,8 +105,8 @@ impl CrashTest {
         self
     }
 
-    /// Sets in how many ways the power comes back after each loss, each leaving something else of what was not synced: at least,
-    /// and by default 4. One is tried at least.
+    /// Sets in how many ways the power comes back after each run, each leaving something else of what was not synced; by default 3.
+    /// 0 is taken for 1.
     pub fn ways(mut self, ways: u32) -> Self {
         self.ways = ways.max(1);
         self
@@ -147,45 +148,49 @@ impl CrashTest {
             None => 0..survived.calls,
         };
         for call in calls.step_by(usize::try_from(self.stride).unwrap_or(usize::MAX)) {
-            let disk = SimulatedDisk::with_options(self.seed, self.disk);
-            disk.lose_power_at(call);
-            let mut state = S::default();
-            let ran = watched(&disk, || guarded(|| run(&disk, &mut state)));
-            if !disk.is_off() {
-                let problem =
-                    "the run itself failed, though it had gone through before: it does not do the same each time";
-                ran.map_err(|what| self.failure(Some(call), problem, what))?;
-                continue;
-            }
-            disk.end_logs();
-            for way in 0..self.ways {
-                let at = Step { call, last: disk.last_call(), way };
-                let left = disk.fork(self.seed ^ (u64::from(way) << 32) ^ call);
-                left.power_loss();
-                survived.power_losses += 1;
-                guarded(|| check(&left, &state)).map_err(|what| self.failed_at(at, what))?;
-                left.end_logs();
+            for done in [false, true] {
+                survived.power_losses += self.at(call, done, &mut run, &mut check)?;
             }
         }
         Ok(survived)
     }
 
-    fn failed_at(&self, step: Step, what: String) -> CrashFailure {
-        let Step { call, last, way } = step;
-        let problem = format!("the power went at call {call}, {last}, and came back (way {way}): the check failed");
-        self.failure(Some(call), problem, what)
+    /// Runs up to one call, and answers in how many ways the check held.
+    fn at<S: Default>(
+        &self,
+        call: u64,
+        done: bool,
+        run: &mut impl FnMut(&SimulatedDisk, &mut S) -> Checked,
+        check: &mut impl FnMut(&SimulatedDisk, &S) -> Checked,
+    ) -> Result<u64, CrashFailure> {
+        let disk = SimulatedDisk::with_options(self.seed, self.disk);
+        disk.lose_power_at_a_call(call, done);
+        let mut state = S::default();
+        let ran = watched(&disk, || guarded(|| run(&disk, &mut state)));
+        if !disk.is_off() {
+            let problem = "the run itself failed, though it had gone through before: it does not do the same each time";
+            ran.map_err(|what| self.failure(Some(call), problem, what))?;
+            return Ok(0);
+        }
+        disk.end_logs();
+        for way in 0..self.ways {
+            let left = disk.fork(self.seed ^ (u64::from(way) << 32) ^ call);
+            left.power_loss();
+            let answer = guarded(|| check(&left, &state));
+            left.end_logs();
+            answer.map_err(|what| {
+                let (last, done) = (disk.last_call(), if done { "done, yet not answered" } else { "not done" });
+                let problem =
+                    format!("the power went at call {call}, {last}, {done} (way {way}), and the check failed");
+                self.failure(Some(call), problem, what)
+            })?;
+        }
+        Ok(u64::from(self.ways))
     }
 
     fn failure(&self, call: Option<u64>, problem: impl Into<String>, what: String) -> CrashFailure {
         CrashFailure { seed: self.seed, call, problem: problem.into(), what }
     }
-}
-
-/// Where a check has failed.
-struct Step {
-    call: u64,
-    last: &'static str,
-    way: u32,
 }
 
 /// What a [`CrashTest`] went through.

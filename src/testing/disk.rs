@@ -261,6 +261,11 @@ impl SimulatedDisk {
         self.0.sim.crash_at(call);
     }
 
+    /// The same, at a call that is done or is not.
+    pub(super) fn lose_power_at_a_call(&self, call: u64, done: bool) {
+        self.0.sim.crash_at_a_call(call, done);
+    }
+
     /// Whether the power went at the call of [`lose_power_at`](Self::lose_power_at), and has not come back.
     pub fn is_off(&self) -> bool {
         self.0.sim.is_off()

@@ -53,7 +53,7 @@ enum Gate {
 }
 
 /// How much of the call at which the machine stops is done.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     Nothing,
     Part,
@@ -71,7 +71,8 @@ pub(super) struct State {
     off: bool,
     calls: u64,
     schedule: Vec<Scheduled>,
-    crash: Option<u64>,
+    /// The call at which the machine stops, and how much of it is done if that is not left to the dice.
+    crash: Option<(u64, Option<Extent>)>,
     faults_hit: u64,
     /// Stores into windows.
     stores: u64,
@@ -195,8 +196,8 @@ impl State {
         self.schedule.clear();
     }
 
-    pub(super) fn crash_at(&mut self, call: u64) {
-        self.crash = Some(call);
+    pub(super) fn crash_at(&mut self, call: u64, done: Option<bool>) {
+        self.crash = Some((call, done.map(|done| if done { Extent::All } else { Extent::Nothing })));
     }
 
     pub(super) fn kill(&mut self) {
@@ -239,14 +240,13 @@ impl State {
         if let Some(count) = self.counts.get_mut(step as usize) {
             *count += 1;
         }
-        if self.crash.is_some_and(|at| at <= call) {
-            self.crash = None;
+        if let Some((_, extent)) = self.crash.take_if(|(at, _)| *at <= call) {
             self.off = true;
-            return Gate::Crash(match self.dice.below(3) {
+            return Gate::Crash(extent.unwrap_or_else(|| match self.dice.below(3) {
                 0 => Extent::Nothing,
                 1 => Extent::Part,
                 _ => Extent::All,
-            });
+            }));
         }
         let due = |scheduled: &Scheduled| scheduled.call <= call && scheduled.fault.concerns(step);
         let Some(found) = self.schedule.iter().position(due) else {
