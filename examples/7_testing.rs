@@ -121,7 +121,8 @@ fn any_case() -> impl Strategy<Value = Case> {
 fn keeps_order(version: Version, cases: u32) -> Result<u32, String> {
     // The same cases each time; a test of yours would rather take others each time.
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 10_000, ..ProptestConfig::default() };
     let holds = |case: Case| {
         let bank = Bank::open(Log::in_memory()?, version)?;
         let mut history = History::new();

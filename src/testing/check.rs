@@ -9,6 +9,34 @@
 //! | [`all`] | all of the above |
 //! | [`no_commit_past_unfinished`] | would a crash lose what a consumer was at work on? |
 //!
+//! A handler that is fed by two workers, each with a part of what is there, and does not wait for the first:
+//!
+//! ```
+//! use annals::testing::{History, Observed, check};
+//! use annals::{Log, Raw, Record, Start, TopicDef, TopicSettings};
+//!
+//! const ORDERS: TopicDef<bytes::Bytes, Raw> = TopicDef::new("orders");
+//!
+//! # fn main() -> annals::Result<()> {
+//! let log = Log::in_memory()?;
+//! let orders = log.blocking_create_topic(ORDERS, TopicSettings::default())?;
+//! orders.blocking_produce_batch(["placed", "paid", "sent"].map(|event| Record::new(event.into()).key("17")))?;
+//!
+//! let mut handled = Observed::new();
+//! for (from, count) in [(1, 2), (0, 1)] {
+//!     let mut part = orders.replay(Start::Offset(from)).blocking()?;
+//!     for _ in 0..count {
+//!         handled.message(&part.next_message()?.unwrap());
+//!     }
+//! }
+//! assert!(check::no_gaps(&handled).is_ok() && check::no_duplicates(&handled).is_ok());
+//! assert_eq!(
+//!     check::key_order(&History::new(), &handled).unwrap_err().to_string(),
+//!     "topic orders: of key \"17\" partition 0, offset 0 (commit 1) was written first and came after partition 0, offset 2 (commit 1)"
+//! );
+//! # Ok(()) }
+//! ```
+//!
 //! They take what a test has recorded, and so need no simulated disk: they work as well for a log in memory, for the real disk, and
 //! for a copy of a production directory. A [`Violation`] is an error, for `?` and for `prop_assert!`:
 //!

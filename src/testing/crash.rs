@@ -143,6 +143,10 @@ impl CrashTest {
         guarded(|| check(&disk, &state)).map_err(|what| self.failure(None, "the check failed after the run", what))?;
         drop(state);
 
+        if let Some(call) = self.only.filter(|call| *call >= survived.calls) {
+            let what = format!("the run makes {} calls, numbered from 0", survived.calls);
+            return Err(self.failure(Some(call), "there is no such call", what));
+        }
         let calls = match self.only {
             Some(call) => call..call.saturating_add(1),
             None => 0..survived.calls,

@@ -1,5 +1,6 @@
 //! The simulated disk as tests of applications see it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -167,10 +168,9 @@ pub struct CallCounts {
 /// assert!(log.topic(CLICKS)?.watermarks(0)?.high_watermark <= 1);      // nobody had synced that
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SimulatedDisk(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     sim: SimDisk,
     seed: u64,
@@ -179,6 +179,14 @@ struct Shared {
     openings: AtomicU64,
     /// What ends with the process.
     logs: Mutex<Vec<Weak<Running>>>,
+}
+
+impl fmt::Debug for SimulatedDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("SimulatedDisk");
+        text.field("seed", &self.0.seed).field("calls", &self.calls()).field("is_off", &self.is_off());
+        text.finish_non_exhaustive()
+    }
 }
 
 impl SimulatedDisk {
