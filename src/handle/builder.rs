@@ -246,7 +246,9 @@ impl LogBuilder {
     #[cfg(feature = "testing")]
     pub(crate) fn open_by_hand(self, storage: Arc<dyn Storage>, root: PathBuf) -> Result<Log> {
         self.settings.validate()?;
-        Log::start_by_hand(open(self.env(storage), root, self.settings, self.create)?)
+        let engine = open(self.env(storage), root, self.settings, self.create)?;
+        engine.upkeep.go_by_hand();
+        Log::start(engine, None)
     }
 
     fn env(&self, storage: Arc<dyn Storage>) -> Env {

@@ -59,18 +59,7 @@ impl fmt::Debug for Log {
 
 impl Log {
     pub(crate) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
-        let inner = Arc::new(Running::start(engine, temporary)?);
-        #[cfg(feature = "testing")]
-        inner.watch_clock();
-        Ok(Self { inner })
-    }
-
-    /// A log that does nothing in the background until its clock is moved.
-    #[cfg(feature = "testing")]
-    pub(super) fn start_by_hand(engine: Engine) -> Result<Self> {
-        let inner = Arc::new(Running::start_by_hand(engine)?);
-        inner.watch_clock();
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(Running::start(engine, temporary)?) })
     }
 
     pub(super) fn follow(engine: Engine, interval: Duration) -> Result<Self> {

@@ -3,41 +3,40 @@
 
 use std::sync::{Arc, Weak};
 
-use super::running::Running;
+use super::engine::Engine;
 use crate::storage::clock::Watcher;
 
 /// How much one move of the clock brings about, at the most: what is due may bring about more that is due.
 const ROUNDS_MAX: usize = 64;
 
-impl Running {
+impl Engine {
     /// Has the log's clock tell when it is moved.
-    pub(crate) fn watch_clock(self: &Arc<Self>) {
+    pub(super) fn watch_clock(self: &Arc<Self>) {
         let watcher: Weak<Self> = Arc::downgrade(self);
-        self.engine.env.clock.tell(watcher);
+        self.env.clock.tell(watcher);
     }
 }
 
-impl Watcher for Running {
+impl Watcher for Engine {
     fn moved(&self) {
-        let engine = &self.engine;
-        if !self.by_hand {
-            engine.upkeep.look_again();
-            engine.maintenance.look_again();
+        if !self.upkeep.is_by_hand() {
+            self.upkeep.look_again();
+            self.maintenance.look_again();
             return;
         }
         for _ in 0..ROUNDS_MAX {
-            if engine.is_closed() {
+            if self.is_closed() {
                 return;
             }
-            let now = engine.env.clock.monotonic();
-            let round = engine.upkeep.take(now);
-            let task = engine.maintenance.take(now);
+            let now = self.env.clock.monotonic();
+            let round = self.upkeep.take(now);
+            let task = self.maintenance.take(now);
             if round.is_empty() && task.is_none() {
                 return;
             }
-            engine.do_round(round);
+            self.do_round(round);
             if let Some(task) = task {
-                engine.maintain(task);
+                self.maintain(task);
             }
         }
     }

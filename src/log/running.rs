@@ -16,9 +16,6 @@ use crate::segment::lock;
 pub(crate) struct Running {
     pub(crate) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
-    /// Nothing is done in the background but to commit: the rest when the clock is moved, by whoever moves it.
-    #[cfg(feature = "testing")]
-    pub(super) by_hand: bool,
     /// Removed after everything else is dropped.
     temporary: Option<tempfile::TempDir>,
 }
@@ -33,34 +30,12 @@ impl Running {
     /// Starts the threads.
     pub(crate) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
         let engine = Arc::new(engine);
+        #[cfg(feature = "testing")]
+        engine.watch_clock();
         engine.look_for_retention();
         let threads =
             Threads::start(&engine).map_err(|error| Error::io("cannot start the threads of the log", error))?;
-        Ok(Self::of(engine, threads, temporary))
-    }
-
-    fn of(engine: Arc<Engine>, threads: Threads, temporary: Option<tempfile::TempDir>) -> Self {
-        Self {
-            engine,
-            threads: Mutex::new(Some(threads)),
-            #[cfg(feature = "testing")]
-            by_hand: false,
-            temporary,
-        }
-    }
-
-    /// Starts the thread that commits for tasks, and no other.
-    #[cfg(feature = "testing")]
-    pub(crate) fn start_by_hand(engine: Engine) -> Result<Self> {
-        let engine = Arc::new(engine);
-        engine.look_for_retention();
-        engine.look_for_maintenance();
-        let commit =
-            Threads::start_commit(&engine).map_err(|error| Error::io("cannot start the thread of the log", error))?;
-        let threads = Threads { commit: Some(commit), upkeep: None, maintenance: Arc::default() };
-        let mut running = Self::of(engine, threads, None);
-        running.by_hand = true;
-        Ok(running)
+        Ok(Self { engine, threads: Mutex::new(Some(threads)), temporary })
     }
 
     /// Starts the thread of a log that another process writes: it looks for news every `interval`.
@@ -68,7 +43,7 @@ impl Running {
         let engine = Arc::new(engine);
         let threads = Threads::follow(&engine, interval)
             .map_err(|error| Error::io("cannot start the thread of the log", error))?;
-        Ok(Self::of(engine, threads, None))
+        Ok(Self { engine, threads: Mutex::new(Some(threads)), temporary: None })
     }
 
     /// Closes the engine and ends the threads. Who comes second waits for the first.
@@ -111,6 +86,7 @@ thread_local! {
 #[derive(Debug)]
 struct Threads {
     commit: Option<JoinHandle<()>>,
+    /// Of a log that is tested, whoever moves the clock may do it instead.
     upkeep: Option<JoinHandle<()>>,
     maintenance: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -166,6 +142,10 @@ impl Threads {
     fn start(engine: &Arc<Engine>) -> io::Result<Self> {
         let maintenance = Arc::new(Mutex::new(None));
         engine.look_for_maintenance();
+        #[cfg(feature = "testing")]
+        if engine.upkeep.is_by_hand() {
+            return Ok(Self { commit: Some(Self::start_commit(engine)?), upkeep: None, maintenance });
+        }
         start_maintenance(engine, &maintenance);
         let upkeep = {
             let (engine, maintenance) = (Arc::clone(engine), Arc::clone(&maintenance));

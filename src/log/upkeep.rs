@@ -12,6 +12,9 @@ use crate::segment::lock;
 pub(crate) struct Upkeep {
     state: Mutex<State>,
     wake: Condvar,
+    /// Whoever moves the clock does it: see [`super::by_hand`].
+    #[cfg(feature = "testing")]
+    by_hand: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +107,17 @@ impl Upkeep {
         if wake {
             self.wake.notify_one();
         }
+    }
+
+    /// Leaves what there is to do to whoever moves the clock.
+    #[cfg(feature = "testing")]
+    pub(crate) fn go_by_hand(&self) {
+        self.by_hand.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn is_by_hand(&self) -> bool {
+        self.by_hand.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Looks at the deadlines anew: the clock was moved by hand.
