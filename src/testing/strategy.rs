@@ -41,7 +41,7 @@ const YEAR_2100_MICROS: i64 = 4_102_444_800_000_000;
 pub fn key() -> impl Strategy<Value = Bytes> + Clone {
     prop_oneof![
         9 => (0..KEYS).prop_map(|number| Bytes::from(format!("key-{number}"))),
-        1 => vec(any::<u8>(), 0..24).prop_map(Bytes::from),
+        1 => bytes(24),
     ]
 }
 
@@ -51,7 +51,7 @@ pub fn headers() -> impl Strategy<Value = Headers> + Clone {
         6 => select(vec!["type", "source", "hop"]).prop_map(str::to_owned),
         1 => "\\PC{1,20}",
     ];
-    let value = option::weighted(0.8, vec(any::<u8>(), 0..16));
+    let value = option::weighted(0.8, bytes(16));
     let header = (name, value).prop_map(|(name, value)| match value {
         Some(value) => Header::new(name, value),
         None => Header::absent(name),
@@ -61,7 +61,21 @@ pub fn headers() -> impl Strategy<Value = Headers> + Clone {
 
 /// A value: most often up to 64 bytes, sometimes up to 9,000. Shrinks to an empty one.
 pub fn value() -> impl Strategy<Value = Bytes> + Clone {
-    prop_oneof![9 => vec(any::<u8>(), 0..=64), 1 => vec(any::<u8>(), 0..=9_000)].prop_map(Bytes::from)
+    prop_oneof![9 => bytes(64), 1 => bytes(9_000)]
+}
+
+/// Up to so many bytes, of all kinds. They follow from a number and a length, since those shrink within a few steps, where a list
+/// takes one for each byte, and proptest gives up after some thousand. Shrinks to none, or to zeros.
+fn bytes(len_max: usize) -> impl Strategy<Value = Bytes> + Clone {
+    (0..=len_max, any::<u64>()).prop_map(|(len, seed)| {
+        let mut state = seed;
+        let next = |_| {
+            // Odd, so that nothing but 0 stays as it is.
+            state = state.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+            (state >> 56) as u8
+        };
+        (0..len).map(next).collect()
+    })
 }
 
 /// A record: with a key (four of five) or without one, a value (nine of ten) or a tombstone, [`headers`], and with a timestamp of
