@@ -69,6 +69,8 @@ mod harness;
 mod history;
 mod open;
 pub mod strategy;
+#[cfg(test)]
+mod tests;
 mod violation;
 
 pub use clock::ManualClock;
