@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use annals::testing::{
     CheckFailure, CrashTest, DiskOptions, Fault, Harness, History, Loss, ManualClock, Observed, Operation, Progress,
-    SimulatedDisk, Violation, check, crash_at_every_step, strategy,
+    SimulatedDisk, Violation, check, crash_at_every_step, redeliver_at_every_step, strategy,
 };
 use annals::{Batch, Durability, ErrorKind, Log, Message, Receipt, Record, Start, Topic, TopicDef, TopicSettings};
 use bytes::Bytes;
@@ -1080,5 +1080,51 @@ mod crashes {
         );
         let survived = survived.unwrap();
         assert_eq!(survived.power_losses, survived.calls.div_ceil(5) * 2);
+    }
+}
+
+mod redeliveries {
+    use super::*;
+
+    const MESSAGES: [u32; 5] = [10, 20, 30, 40, 50];
+
+    #[test]
+    fn a_handler_that_remembers_bears_them() {
+        let mut deliveries = 0;
+        let runs = redeliver_at_every_step(
+            &MESSAGES,
+            |effects: &mut BTreeSet<u32>, message| {
+                deliveries += 1;
+                effects.insert(*message);
+                Ok(())
+            },
+            |effects| {
+                assert!(effects.iter().eq(&MESSAGES));
+                Ok(())
+            },
+        );
+        assert_eq!(runs, Ok(1 + 15));
+        // All of them once; then, for each combination, `handled + 1` of them and those from `from` on.
+        let combinations = (0..5usize).flat_map(|handled| (0..=handled).map(move |from| handled + 1 + 5 - from));
+        assert_eq!(deliveries, 5 + combinations.sum::<usize>());
+    }
+
+    #[test]
+    fn one_that_does_not_is_found_at_the_first() {
+        let push = |effects: &mut Vec<u32>, message: &u32| {
+            effects.push(*message);
+            Ok(())
+        };
+        let failure = redeliver_at_every_step(&MESSAGES, push, |effects| {
+            assert!(effects.is_sorted_by(|one, other| one < other), "{effects:?}");
+            Ok(())
+        })
+        .unwrap_err();
+        assert_eq!((failure.handled, failure.from, &*failure.what), (Some(0), Some(0), "[10, 10, 20, 30, 40, 50]"));
+        let failure = redeliver_at_every_step(&MESSAGES, push, |_| Err("never".into())).unwrap_err();
+        assert_eq!((failure.handled, failure.to_string()), (None, "no message came again: never".to_owned()));
+        let refuses = |(): &mut (), _: &u32| Err("no".into());
+        assert_eq!(redeliver_at_every_step(&MESSAGES, refuses, |()| Ok(())).unwrap_err().what, "no");
+        assert_eq!(redeliver_at_every_step(&[], refuses, |()| Ok(())), Ok(1));
     }
 }

@@ -234,7 +234,7 @@ impl fmt::Display for CrashFailure {
 impl Error for CrashFailure {}
 
 /// A panic is as good a failure as an error.
-fn guarded(work: impl FnOnce() -> Checked) -> Result<(), String> {
+pub(super) fn guarded(work: impl FnOnce() -> Checked) -> Result<(), String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(panic) => Err(message_of(&*panic)),

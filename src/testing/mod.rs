@@ -3,6 +3,7 @@
 //! | you want to know | take |
 //! |---|---|
 //! | whether it survives a power loss, wherever it comes | [`crash_at_every_step`], [`CrashTest`] |
+//! | whether its handler bears messages that come again | [`redeliver_at_every_step`] |
 //! | what it does when the disk is full, fails, or loses power right now | [`SimulatedDisk`] |
 //! | whether what it does about time is right, without waiting | [`ManualClock`] |
 //! | whether it holds for any records, in any order of events | [`strategy`], with [proptest](https://docs.rs/proptest) |
@@ -68,6 +69,7 @@ mod disk;
 mod harness;
 mod history;
 mod open;
+mod redelivery;
 pub mod strategy;
 #[cfg(test)]
 mod tests;
@@ -78,4 +80,5 @@ pub use crash::{Checked, CrashFailure, CrashTest, Survived, crash_at_every_step}
 pub use disk::{CallCounts, DiskOptions, Fault, Loss, SimulatedDisk};
 pub use harness::{CheckFailure, Harness, Operation};
 pub use history::{History, Observed, Progress};
+pub use redelivery::{RedeliveryFailure, redeliver_at_every_step};
 pub use violation::{Place, Violation};
