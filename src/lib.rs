@@ -27,6 +27,8 @@ mod segment;
 mod sim;
 mod storage;
 mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 mod topic;
 mod transaction;

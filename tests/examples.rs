@@ -21,6 +21,8 @@ fn example(name: &str) -> PathBuf {
         .args(["build", "--quiet", "--message-format", "json-render-diagnostics"])
         .args(["--profile", profile, "--example", name, "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        // What it needs, and no more: the others are built without any feature.
+        .args(if name == "7_testing" { &["--features", "testing"][..] } else { &[] })
         .output()
         .unwrap();
     assert!(built.status.success(), "the example does not build: {}", String::from_utf8_lossy(&built.stderr));
@@ -226,4 +228,30 @@ fn years_are_three_passes_through_four_kills() {
         assert_eq!(run(bad).status.code(), Some(2), "{bad:?}");
     }
     assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 2_years"));
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn testing_tells_the_right_version_from_those_with_a_defect() {
+    let testing = example("7_testing");
+    let run = |args: &[&str]| Command::new(&testing).args(args).output().unwrap();
+    let output = run(&["--cases", "100"]);
+    assert_success(&output);
+    let told = stdout(&output);
+    let version = |name: &str| {
+        let rest = told.lines().skip_while(|line| *line != name).skip(1);
+        rest.take_while(|line| line.starts_with(' ')).collect::<Vec<_>>().join("\n")
+    };
+    assert!(version("Right").contains("holds in 100 cases") && !version("Right").contains("FOUND"), "{told}");
+    assert!(version("RoundRobin").contains("order         FOUND: topic transfers: of key "), "{told}");
+    let smallest = "the smallest case, transfer by transfer: ann +0, ann +0, and these partitions' workers first: [1]";
+    assert!(version("RoundRobin").contains(smallest), "{told}");
+    assert!(version("TwoWrites").contains("power losses  FOUND: the power went at call "), "{told}");
+    assert!(version("TwoWrites").contains("(again: CrashTest::new(7).only("), "{told}");
+    assert_eq!(told, stdout(&run(&["--cases", "100"])), "the same each time");
+
+    for bad in [&["--what"][..], &["--cases"], &["--cases", "0"], &["--cases", "x"], &["--cases", "5", "6"]] {
+        assert_eq!(run(bad).status.code(), Some(2), "{bad:?}");
+    }
+    assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 7_testing"));
 }

@@ -54,6 +54,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("handle", &["error", "codec", "record", "storage", "log", "topic", "producer", "replay"]),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
+    // On top of all, under a feature of its own: what users test with.
+    (
+        "testing",
+        &["error", "text", "codec", "record", "storage", "segment", "log", "topic", "producer", "replay", "handle"],
+    ),
 ];
 
 /// L8: programs. They are crates of their own, which know the public API only.

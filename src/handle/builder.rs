@@ -13,7 +13,7 @@ use crate::log::settings::LogSettings;
 use crate::storage::clock::{SystemClock, SystemRandom};
 use crate::storage::disk::Disk;
 use crate::storage::memory::MemoryDisk;
-use crate::storage::{Env, Storage};
+use crate::storage::{Clock, Env, Random, Storage};
 
 /// Settings for opening a log; made by [`Log::builder`].
 ///
@@ -34,6 +34,16 @@ pub struct LogBuilder {
     settings: LogSettings,
     create: bool,
     refresh_interval: Duration,
+    #[cfg(feature = "testing")]
+    pub(crate) given: Given,
+}
+
+/// The clock and the randomness of a test, in place of the machine's.
+#[cfg(feature = "testing")]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Given {
+    pub(crate) clock: Option<Arc<dyn Clock>>,
+    pub(crate) random: Option<Arc<dyn Random>>,
 }
 
 /// How often a log that is opened read-only can look for news.
@@ -42,7 +52,13 @@ const REFRESH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=Du
 impl Default for LogBuilder {
     fn default() -> Self {
         let refresh_interval = Duration::from_millis(20);
-        Self { settings: LogSettings::default(), create: true, refresh_interval }
+        Self {
+            settings: LogSettings::default(),
+            create: true,
+            refresh_interval,
+            #[cfg(feature = "testing")]
+            given: Given::default(),
+        }
     }
 }
 
@@ -166,9 +182,10 @@ impl LogBuilder {
                 REFRESH_INTERVAL.end()
             )));
         }
-        let files = self.settings.open_files_max as usize;
-        let env = Env::new(Arc::new(Disk), Arc::new(SystemClock), Arc::new(SystemRandom), files);
-        Log::follow(open_read_only(env, dir.as_ref().to_path_buf(), self.settings)?, self.refresh_interval)
+        Log::follow(
+            open_read_only(self.env(Arc::new(Disk)), dir.as_ref().to_path_buf(), self.settings)?,
+            self.refresh_interval,
+        )
     }
 
     /// Opens the log in `dir`, on a thread for blocking work if a tokio runtime is there.
@@ -222,8 +239,22 @@ impl LogBuilder {
 
     fn open_on(self, storage: Arc<dyn Storage>, root: PathBuf, dir: Option<tempfile::TempDir>) -> Result<Log> {
         self.settings.validate()?;
-        let env =
-            Env::new(storage, Arc::new(SystemClock), Arc::new(SystemRandom), self.settings.open_files_max as usize);
-        Log::start(open(env, root, self.settings, self.create)?, dir)
+        Log::start(open(self.env(storage), root, self.settings, self.create)?, dir)
+    }
+
+    /// Opens a log that does nothing in the background until its clock is moved.
+    #[cfg(feature = "testing")]
+    pub(crate) fn open_by_hand(self, storage: Arc<dyn Storage>, root: PathBuf) -> Result<Log> {
+        self.settings.validate()?;
+        let engine = open(self.env(storage), root, self.settings, self.create)?;
+        engine.upkeep.go_by_hand();
+        Log::start(engine, None)
+    }
+
+    fn env(&self, storage: Arc<dyn Storage>) -> Env {
+        let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        #[cfg(feature = "testing")]
+        let (clock, random) = (self.given.clock.clone().unwrap_or(clock), self.given.random.clone().unwrap_or(random));
+        Env::new(storage, clock, random, self.settings.open_files_max as usize)
     }
 }

@@ -59,6 +59,13 @@ impl Maintenance {
         !lock(&self.state).due.is_empty()
     }
 
+    /// Looks at the times anew: the clock was moved by hand.
+    #[cfg(feature = "testing")]
+    pub(super) fn look_again(&self) {
+        drop(lock(&self.state));
+        self.wake.notify_one();
+    }
+
     /// Ends the waiting, and whatever goes on at a throttled speed.
     pub(crate) fn stop(&self) {
         lock(&self.state).stopping = true;
@@ -66,7 +73,7 @@ impl Maintenance {
     }
 
     /// What is to be done at `now`, without waiting.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn take(&self, now: Duration) -> Option<Task> {
         Self::take_from(&mut lock(&self.state), now)
     }

@@ -1,5 +1,7 @@
 //! The open directory: its topics, its commits, its recovery.
 
+#[cfg(feature = "testing")]
+mod by_hand;
 pub(crate) mod catalogue;
 pub(crate) mod checkpoint;
 pub(crate) mod commit;

@@ -30,6 +30,8 @@ impl Running {
     /// Starts the threads.
     pub(crate) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
         let engine = Arc::new(engine);
+        #[cfg(feature = "testing")]
+        engine.watch_clock();
         engine.look_for_retention();
         let threads =
             Threads::start(&engine).map_err(|error| Error::io("cannot start the threads of the log", error))?;
@@ -84,7 +86,8 @@ thread_local! {
 #[derive(Debug)]
 struct Threads {
     commit: Option<JoinHandle<()>>,
-    upkeep: JoinHandle<()>,
+    /// Of a log that is tested, whoever moves the clock may do it instead.
+    upkeep: Option<JoinHandle<()>>,
     maintenance: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -139,6 +142,10 @@ impl Threads {
     fn start(engine: &Arc<Engine>) -> io::Result<Self> {
         let maintenance = Arc::new(Mutex::new(None));
         engine.look_for_maintenance();
+        #[cfg(feature = "testing")]
+        if engine.upkeep.is_by_hand() {
+            return Ok(Self { commit: Some(Self::start_commit(engine)?), upkeep: None, maintenance });
+        }
         start_maintenance(engine, &maintenance);
         let upkeep = {
             let (engine, maintenance) = (Arc::clone(engine), Arc::clone(&maintenance));
@@ -157,17 +164,8 @@ impl Threads {
                 return Err(error);
             }
         };
-        let commit = {
-            let engine = Arc::clone(engine);
-            Builder::new().name("annals-commit".into()).spawn(move || {
-                IS_OURS.set(true);
-                while let Some(work) = engine.committer.wait_to_lead() {
-                    engine.carry_out(work);
-                }
-            })
-        };
-        match commit {
-            Ok(commit) => Ok(Self { commit: Some(commit), upkeep, maintenance }),
+        match Self::start_commit(engine) {
+            Ok(commit) => Ok(Self { commit: Some(commit), upkeep: Some(upkeep), maintenance }),
             Err(error) => {
                 engine.upkeep.stop();
                 // A panic of the upkeep thread has been printed where it happened.
@@ -178,19 +176,29 @@ impl Threads {
         }
     }
 
+    fn start_commit(engine: &Arc<Engine>) -> io::Result<JoinHandle<()>> {
+        let engine = Arc::clone(engine);
+        Builder::new().name("annals-commit".into()).spawn(move || {
+            IS_OURS.set(true);
+            while let Some(work) = engine.committer.wait_to_lead() {
+                engine.carry_out(work);
+            }
+        })
+    }
+
     fn follow(engine: &Arc<Engine>, interval: Duration) -> io::Result<Self> {
         let engine = Arc::clone(engine);
         let upkeep = Builder::new().name("annals-refresh".into()).spawn(move || {
             IS_OURS.set(true);
             look_for_news(&engine, interval);
         })?;
-        Ok(Self { commit: None, upkeep, maintenance: Arc::default() })
+        Ok(Self { commit: None, upkeep: Some(upkeep), maintenance: Arc::default() })
     }
 
     /// Ends the upkeep and the maintenance, closes the engine, and ends the commit thread once nothing is left to commit.
     fn close(self, engine: &Engine) -> Result<()> {
         engine.upkeep.stop();
-        let upkeep = self.upkeep.join();
+        let upkeep = self.upkeep.map_or(Ok(()), JoinHandle::join);
         stop_maintenance(engine, &self.maintenance);
         let closed = engine.close();
         engine.committer.stop();

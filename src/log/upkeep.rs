@@ -12,6 +12,9 @@ use crate::segment::lock;
 pub(crate) struct Upkeep {
     state: Mutex<State>,
     wake: Condvar,
+    /// Whoever moves the clock does it: see [`super::by_hand`].
+    #[cfg(feature = "testing")]
+    by_hand: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +109,23 @@ impl Upkeep {
         }
     }
 
+    /// Leaves what there is to do to whoever moves the clock.
+    #[cfg(feature = "testing")]
+    pub(crate) fn go_by_hand(&self) {
+        self.by_hand.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn is_by_hand(&self) -> bool {
+        self.by_hand.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Looks at the deadlines anew: the clock was moved by hand.
+    #[cfg(feature = "testing")]
+    pub(super) fn look_again(&self) {
+        self.add(|_| ());
+    }
+
     /// Waits for `time`, whatever there is to do; `false` once stopped.
     pub(crate) fn pause(&self, time: Duration) -> bool {
         let mut state = lock(&self.state);
@@ -118,7 +138,7 @@ impl Upkeep {
     }
 
     /// What is to be done at `now`, without waiting.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(test, feature = "fuzzing", feature = "testing"))]
     pub(crate) fn take(&self, now: Duration) -> Round {
         Self::take_from(&mut lock(&self.state), now)
     }

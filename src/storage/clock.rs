@@ -11,6 +11,15 @@ pub(crate) trait Clock: fmt::Debug + Send + Sync + 'static {
     fn now_micros(&self) -> i64;
     /// Time since some moment in the past; never goes backwards. For deadlines.
     fn monotonic(&self) -> Duration;
+    /// Asks for `watcher` to be told whenever somebody moves the clock by hand; the others move by themselves.
+    #[cfg(feature = "testing")]
+    fn tell(&self, _watcher: std::sync::Weak<dyn Watcher>) {}
+}
+
+/// Who waits for deadlines on a clock that is moved by hand.
+#[cfg(feature = "testing")]
+pub(crate) trait Watcher: Send + Sync {
+    fn moved(&self);
 }
 
 /// Numbers nobody can predict, for identities; never for decisions.
@@ -80,17 +89,17 @@ impl Clock for ManualClock {
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): the same numbers from the
 /// same seed.
 #[derive(Debug)]
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "fuzzing", feature = "testing"))]
 pub(crate) struct SeededRandom(std::sync::atomic::AtomicU64);
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "fuzzing", feature = "testing"))]
 impl SeededRandom {
     pub(crate) fn new(seed: u64) -> Self {
         Self(std::sync::atomic::AtomicU64::new(seed))
     }
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "fuzzing", feature = "testing"))]
 impl Random for SeededRandom {
     fn next_u64(&self) -> u64 {
         let state = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -8,12 +8,12 @@
 //! | [`disk::Disk`] | the file system |
 //! | [`memory::MemoryDisk`] | `Log::in_memory()` |
 //! | [`read_only::ReadOnly`] | `Log::open_read_only()`: any other storage, without its changes |
-//! | `sim::SimDisk` | tests: page-level power loss and faults, deterministic from a seed |
+//! | `sim::SimDisk` | tests, those of users (feature `testing`) among them: page-level power loss and faults, deterministic from a seed |
 //! | `fault::FaultDisk` | tests: fails the k-th call of any other storage |
 
 use std::fmt;
 use std::io;
-#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
+#[cfg(any(target_os = "linux", test, feature = "fuzzing", feature = "testing"))]
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ mod mapped;
 pub(crate) mod memory;
 pub(crate) mod parallel;
 pub(crate) mod read_only;
-#[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
+#[cfg(any(test, feature = "fuzzing", feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "others than tests use a part of it"))]
 pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
@@ -150,7 +150,7 @@ pub(crate) trait Window: fmt::Debug + Send + Sync {
 }
 
 /// Whether `len` bytes at `position` lie inside of a window.
-#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
+#[cfg(any(target_os = "linux", test, feature = "fuzzing", feature = "testing"))]
 fn is_inside(window: &Range<u64>, position: u64, len: usize) -> bool {
     window.start <= position && position.checked_add(len as u64).is_some_and(|end| end <= window.end)
 }

@@ -26,6 +26,7 @@ use super::{Entry, Lock, OpenMode, Storage};
 use content::{Content, Fate};
 use dice::Hash;
 use handle::Mount;
+pub(crate) use state::Step;
 use state::{Scheduled, State};
 
 mod content;
@@ -158,7 +159,13 @@ impl SimDisk {
     /// From call number `call` on nothing answers but "the power is off". That call itself is done, done in part or not
     /// done, by the seed. [`Self::power_loss`] or [`Self::kill`] ends this.
     pub(crate) fn crash_at(&self, call: u64) {
-        self.state().crash_at(call);
+        self.state().crash_at(call, None);
+    }
+
+    /// The same; that call is done, or it is not.
+    #[cfg(feature = "testing")]
+    pub(crate) fn crash_at_a_call(&self, call: u64, done: bool) {
+        self.state().crash_at(call, Some(done));
     }
 
     /// Whether the call of [`Self::crash_at`] has come, and no reboot since.
@@ -179,6 +186,16 @@ impl SimDisk {
     /// How many calls there were that change something.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls()
+    }
+
+    /// How often a step that changes something was called.
+    pub(crate) fn count(&self, step: Step) -> u64 {
+        self.state().count(step)
+    }
+
+    /// The last call that changes something: the one at which the power went, if it [is off](Self::is_off).
+    pub(crate) fn last_call(&self) -> Option<Step> {
+        self.state().last()
     }
 
     /// A hash of all calls and their results so far, reads included: two runs of one seed must agree.

@@ -13,7 +13,7 @@ use super::{SimFault, SimOptions};
 
 /// What a call does, for the trace and for the faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     CreateDir,
     CreateFile,
     Rename,
@@ -24,10 +24,16 @@ pub(super) enum Step {
     SetLen,
     SyncData,
     Store,
+    // What changes nothing is not counted.
     List,
     Open,
     Read,
     Len,
+}
+
+impl Step {
+    /// How many there are that change something.
+    const CHANGES: usize = Step::List as usize;
 }
 
 /// A fault that is to come.
@@ -47,7 +53,7 @@ enum Gate {
 }
 
 /// How much of the call at which the machine stops is done.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     Nothing,
     Part,
@@ -65,10 +71,15 @@ pub(super) struct State {
     off: bool,
     calls: u64,
     schedule: Vec<Scheduled>,
-    crash: Option<u64>,
+    /// The call at which the machine stops, and how much of it is done if that is not left to the dice.
+    crash: Option<(u64, Option<Extent>)>,
     faults_hit: u64,
     /// Stores into windows.
     stores: u64,
+    /// How often each [`Step`] that changes something was called.
+    counts: [u64; Step::CHANGES],
+    /// The last of them.
+    last: Option<Step>,
     trace: Hash,
 }
 
@@ -112,6 +123,8 @@ impl State {
             crash: None,
             faults_hit: 0,
             stores: 0,
+            counts: [0; Step::CHANGES],
+            last: None,
             trace: Hash::new(),
         }
     }
@@ -146,6 +159,15 @@ impl State {
         self.stores
     }
 
+    /// How often a step that changes something was called.
+    pub(super) fn count(&self, step: Step) -> u64 {
+        self.counts.get(step as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn last(&self) -> Option<Step> {
+        self.last
+    }
+
     pub(super) fn trace_hash(&self) -> u64 {
         self.trace.value()
     }
@@ -174,8 +196,8 @@ impl State {
         self.schedule.clear();
     }
 
-    pub(super) fn crash_at(&mut self, call: u64) {
-        self.crash = Some(call);
+    pub(super) fn crash_at(&mut self, call: u64, done: Option<bool>) {
+        self.crash = Some((call, done.map(|done| if done { Extent::All } else { Extent::Nothing })));
     }
 
     pub(super) fn kill(&mut self) {
@@ -214,14 +236,17 @@ impl State {
     fn gate(&mut self, step: Step) -> Gate {
         let call = self.calls;
         self.calls += 1;
-        if self.crash.is_some_and(|at| at <= call) {
-            self.crash = None;
+        self.last = Some(step);
+        if let Some(count) = self.counts.get_mut(step as usize) {
+            *count += 1;
+        }
+        if let Some((_, extent)) = self.crash.take_if(|(at, _)| *at <= call) {
             self.off = true;
-            return Gate::Crash(match self.dice.below(3) {
+            return Gate::Crash(extent.unwrap_or_else(|| match self.dice.below(3) {
                 0 => Extent::Nothing,
                 1 => Extent::Part,
                 _ => Extent::All,
-            });
+            }));
         }
         let due = |scheduled: &Scheduled| scheduled.call <= call && scheduled.fault.concerns(step);
         let Some(found) = self.schedule.iter().position(due) else {
