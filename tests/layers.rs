@@ -14,6 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("expected", &[]),
     ("error", &["expected"]),
     ("text", &[]),
+    ("task", &["error"]),
     ("planted", &[]),
     ("partitioner", &[]),
     ("record", &["error", "text"]),
@@ -48,10 +49,47 @@ const LAYERS: &[(&str, &[&str])] = &[
             "views",
         ],
     ),
+    ("group", &["error", "text", "planted", "format", "segment", "partition", "log"]),
     // L6: reading.
-    ("replay", &["error", "codec", "record", "format", "segment", "partition", "log"]),
+    ("replay", &["error", "task", "codec", "record", "format", "segment", "partition", "log"]),
+    (
+        "consumer",
+        &["error", "text", "task", "planted", "codec", "record", "segment", "partition", "log", "group", "replay"],
+    ),
+    (
+        "transaction",
+        &[
+            "error",
+            "planted",
+            "codec",
+            "record",
+            "format",
+            "partition",
+            "log",
+            "topic",
+            "producer",
+            "group",
+            "consumer",
+        ],
+    ),
     // L7: what a user opens.
-    ("handle", &["error", "codec", "record", "storage", "log", "topic", "producer", "replay"]),
+    (
+        "handle",
+        &[
+            "error",
+            "task",
+            "codec",
+            "record",
+            "storage",
+            "log",
+            "topic",
+            "producer",
+            "group",
+            "replay",
+            "consumer",
+            "transaction",
+        ],
+    ),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
     // On top of all, under a feature of its own: what users test with.

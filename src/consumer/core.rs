@@ -1,8 +1,6 @@
 //! How a consumer comes from one message to the next: the partitions that have something take turns, frame by frame.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,20 +8,18 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::items::Item;
-use super::rebalance::{Listener, Rebalance};
-use super::source::{Fetched, Opening, Policy, Source, State, fetch};
+use super::rebalance::Listener;
+use super::source::{Fetched, Policy, Source, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::Groups;
 use crate::group::commit::GATHERED_FOR;
 use crate::group::lane::LaneState;
-use crate::group::mailbox::{Grant, Mailbox, Notice};
+use crate::group::mailbox::{Mailbox, Notice};
 use crate::group::membership::Group;
 use crate::group::record::Whose;
 use crate::log::running::Running;
-use crate::partition::cursor::PartitionCursor;
 use crate::record::Message;
-use crate::replay::{Current, Item as FrameOf};
-use crate::segment::reader::Frame;
+use crate::replay::Current;
 
 /// A consumer, whatever its messages are decoded to.
 pub(super) struct Core {
@@ -39,18 +35,18 @@ pub(super) struct Core {
     pub(super) sources: Vec<Option<Source>>,
     pub(super) by_partition: HashMap<Whose, usize>,
     /// Sources that may have something.
-    ready: VecDeque<usize>,
+    pub(super) ready: VecDeque<usize>,
     /// The frame that is being delivered, and whose it is.
-    current: Option<(usize, Current)>,
+    pub(super) current: Option<(usize, Current)>,
     /// What is to be told before anything else.
-    told: VecDeque<Result<Item>>,
-    fetching: Option<JoinHandle<Fetched>>,
+    pub(super) told: VecDeque<Result<Item>>,
+    pub(super) fetching: Option<JoinHandle<Fetched>>,
     /// Up to where messages were handed out by the last call: whoever asks for more has finished them.
     pub(super) last: Vec<(usize, u64)>,
-    caught_up: bool,
-    closed: bool,
-    next_serial: u64,
-    mail: (Vec<usize>, Vec<Notice>),
+    pub(super) caught_up: bool,
+    pub(super) closed: bool,
+    pub(super) next_serial: u64,
+    pub(super) mail: (Vec<usize>, Vec<Notice>),
 }
 
 /// Who reads files.
@@ -235,354 +231,6 @@ impl Core {
         }
     }
 
-    /// Gets the next frame, from whichever source has one.
-    fn next_frame(&mut self, cx: &mut Context<'_>, io: Io) -> Poll<Result<()>> {
-        if let Some(mut fetching) = self.fetching.take() {
-            match Pin::new(&mut fetching).poll(cx) {
-                Poll::Ready(Ok(fetched)) => return Poll::Ready(self.take_in(fetched)),
-                Poll::Ready(Err(join)) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-                // The runtime ends.
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Error::closed())),
-                Poll::Pending => self.fetching = Some(fetching),
-            }
-        }
-        for _ in 0..self.ready.len() {
-            let Some(index) = self.ready.pop_front() else { break };
-            match self.visit(index, io) {
-                Visit::Frame => return Poll::Ready(Ok(())),
-                Visit::Work(fetched) => return Poll::Ready(self.take_in(*fetched)),
-                Visit::Later => self.ready.push_back(index),
-                Visit::Nothing => {}
-            }
-        }
-        if self.fetching.is_some() {
-            // Whoever started it waits for that, and for what comes meanwhile.
-            if self.poll_fetching(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-        } else if !self.caught_up && !self.by_partition.is_empty() && self.is_at_end() {
-            self.caught_up = true;
-            self.told.push_back(Ok(Item::CaughtUp));
-            return Poll::Ready(Ok(()));
-        }
-        self.mailbox.poll_news(cx).map(Ok)
-    }
-
-    /// Listens to a fetch that was started in this call.
-    fn poll_fetching(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(mut fetching) = self.fetching.take() else { return Poll::Ready(()) };
-        match Pin::new(&mut fetching).poll(cx) {
-            Poll::Ready(Ok(fetched)) => {
-                if let Err(error) = self.take_in(fetched) {
-                    self.told.push_back(Err(error));
-                }
-                Poll::Ready(())
-            }
-            Poll::Ready(Err(join)) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-            Poll::Ready(Err(_)) => {
-                self.told.push_back(Err(Error::closed()));
-                Poll::Ready(())
-            }
-            Poll::Pending => {
-                self.fetching = Some(fetching);
-                Poll::Pending
-            }
-        }
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.sources.iter().flatten().all(|source| source.paused || source.is_at_end())
-    }
-
-    /// Looks what a source has.
-    fn visit(&mut self, index: usize, io: Io) -> Visit {
-        let busy = self.fetching.is_some();
-        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Visit::Nothing };
-        source.queued = false;
-        if source.paused {
-            return Visit::Nothing;
-        }
-        if let Some(frame) = source.ahead.pop_front() {
-            return self.deliver(index, frame);
-        }
-        let away = io == Io::Away && tokio::runtime::Handle::try_current().is_ok();
-        match std::mem::replace(&mut source.state, State::Away) {
-            State::Away => Visit::Nothing,
-            State::Failed => {
-                source.state = State::Failed;
-                Visit::Nothing
-            }
-            State::New => {
-                let opening = Opening {
-                    index,
-                    serial: source.serial,
-                    tenure: source.tenure,
-                    lane: Arc::clone(&source.lane),
-                    topic: Arc::clone(&source.topic),
-                    partition: Arc::clone(&source.partition),
-                    policy: self.policy,
-                };
-                let here = !away || opening.is_instant();
-                if !here && busy {
-                    source.state = State::New;
-                    return self.later(index);
-                }
-                let (log, groups) = (Arc::clone(&self.log), Arc::clone(&self.groups));
-                self.work(here, move || opening.open(&log.engine, &groups))
-            }
-            State::Open(mut cursor) => {
-                if cursor.next_offset() >= source.partition.visible_end() {
-                    // In this order: what comes from here on is told, what came before is seen by the look.
-                    source.watcher.rearm();
-                }
-                let at_end = cursor.next_offset() >= source.partition.visible_end();
-                if at_end && source.partition.damage().is_none() && source.partition.closed().is_none() {
-                    cursor.rest();
-                    source.state = State::Open(cursor);
-                    return Visit::Nothing;
-                }
-                if at_end || cursor.is_in_memory() {
-                    return self.next_in_memory(index, cursor);
-                }
-                if away && busy {
-                    source.state = State::Open(cursor);
-                    return self.later(index);
-                }
-                let serial = source.serial;
-                self.work(!away, move || fetch(index, serial, cursor))
-            }
-        }
-    }
-
-    fn later(&mut self, index: usize) -> Visit {
-        if let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) {
-            source.queued = true;
-        }
-        Visit::Later
-    }
-
-    fn work(&mut self, here: bool, work: impl FnOnce() -> Fetched + Send + 'static) -> Visit {
-        if here {
-            return Visit::Work(Box::new(work()));
-        }
-        self.fetching = Some(tokio::task::spawn_blocking(work));
-        Visit::Nothing
-    }
-
-    /// Takes the next frame of a source where that needs no I/O.
-    fn next_in_memory(&mut self, index: usize, mut cursor: PartitionCursor) -> Visit {
-        let next = cursor.next_frame(u64::MAX);
-        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Visit::Nothing };
-        match next {
-            Ok(Some(frame)) => {
-                source.state = State::Open(cursor);
-                self.deliver(index, frame)
-            }
-            Ok(None) => {
-                source.state = State::Open(cursor);
-                // Nothing comes any more, and the notice of why is on its way.
-                Visit::Nothing
-            }
-            Err(error) => {
-                source.state = State::Failed;
-                self.told.push_back(Err(error));
-                Visit::Frame
-            }
-        }
-    }
-
-    /// Begins a frame, if the partition is still this member's.
-    fn deliver(&mut self, index: usize, frame: Frame) -> Visit {
-        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Visit::Nothing };
-        let mut state = source.lane.lock();
-        if !state.is_owned_by(source.tenure) {
-            return Visit::Nothing;
-        }
-        state.claimed = state.claimed.max(frame.header.next_offset());
-        drop(state);
-        let item = FrameOf {
-            topic: Arc::clone(&source.topic.name),
-            partition: source.partition.owner.partition,
-            from: source.position,
-            frame,
-        };
-        source.queued = true;
-        self.ready.push_back(index);
-        match Current::begin(item, &mut 0) {
-            Ok(current) => self.current = Some((index, current)),
-            Err(error) => {
-                source.state = State::Failed;
-                self.told.push_back(Err(error));
-            }
-        }
-        Visit::Frame
-    }
-
-    /// Takes in what a thread has brought. Of a partition that was lost meanwhile nothing is wanted.
-    fn take_in(&mut self, fetched: Fetched) -> Result<()> {
-        let Fetched { index, serial, cursor, opened, frames, error } = fetched;
-        let source = self.sources.get_mut(index).and_then(Option::as_mut);
-        let Some(source) = source.filter(|source| source.serial == serial) else { return Ok(()) };
-        if let Some(opened) = opened {
-            (source.position, source.may_skip, source.begun) = (opened.position, opened.may_skip, true);
-            self.told.extend(opened.told.into_iter().map(Ok));
-        }
-        source.ahead = frames;
-        source.state = match (cursor, &error) {
-            (Some(cursor), None) => State::Open(cursor),
-            (Some(cursor), Some(error)) if error.corruption().is_none() => State::Open(cursor),
-            _ => State::Failed,
-        };
-        if matches!(source.state, State::Open(_)) && !source.queued {
-            source.queued = true;
-            self.ready.push_back(index);
-        }
-        // Of a partition that was lost meanwhile the notice tells.
-        match error {
-            Some(error) if error.kind() != ErrorKind::Fenced => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Reads what the group has to say.
-    pub(super) fn read_mail(&mut self) {
-        let (mut ready, mut notices) = std::mem::take(&mut self.mail);
-        self.closed |= self.mailbox.take(&mut ready, &mut notices);
-        for index in ready.drain(..) {
-            self.wake(index);
-        }
-        let (mut granted, mut asked, mut lost) = (Vec::new(), Vec::new(), Vec::new());
-        for notice in notices.drain(..) {
-            match notice {
-                Notice::Granted(grant) => granted.push(grant),
-                Notice::Asked(whose) => asked.push(whose),
-                Notice::Lost(whose) => {
-                    granted.retain(|grant| grant.lane.whose != whose);
-                    asked.retain(|known| *known != whose);
-                    lost.push(whose);
-                }
-                Notice::Deleted(topic) => self.told.push_back(Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("topic {topic} has been deleted; what else there is in the subscription goes on"),
-                ))),
-            }
-        }
-        self.mail = (ready, notices);
-        lost.retain(|whose| self.by_partition.contains_key(whose));
-        if !lost.is_empty() {
-            self.call(|names| Rebalance::Lost(names), &lost);
-            lost.iter().for_each(|whose| self.remove(*whose));
-        }
-        if !asked.is_empty() {
-            self.give_up(&asked);
-        }
-        if !granted.is_empty() {
-            let whose: Vec<Whose> = granted.iter().map(|grant| grant.lane.whose).collect();
-            for grant in granted {
-                self.add(grant);
-            }
-            self.caught_up = false;
-            self.call(|names| Rebalance::Assigned(names), &whose);
-        }
-    }
-
-    fn wake(&mut self, index: usize) {
-        if let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut)
-            && !source.queued
-        {
-            source.queued = true;
-            self.ready.push_back(index);
-        }
-    }
-
-    fn add(&mut self, grant: Grant) {
-        let whose = grant.lane.whose;
-        self.remove(whose);
-        let index = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
-        if index == self.sources.len() {
-            self.sources.push(None);
-        }
-        self.next_serial += 1;
-        let source = Source::new(grant, &self.mailbox, index, self.next_serial);
-        if let Some(place) = self.sources.get_mut(index) {
-            *place = Some(source);
-        }
-        self.by_partition.insert(whose, index);
-        self.wake(index);
-    }
-
-    fn remove(&mut self, whose: Whose) {
-        let Some(index) = self.by_partition.remove(&whose) else { return };
-        if let Some(place) = self.sources.get_mut(index) {
-            *place = None;
-        }
-        self.ready.retain(|ready| *ready != index);
-        self.drop_current(index);
-        self.last.retain(|(last, _)| *last != index);
-    }
-
-    /// Gives partitions up that the group wants to give to others.
-    fn give_up(&mut self, asked: &[Whose]) {
-        let asked: Vec<Whose> = asked.iter().filter(|whose| self.by_partition.contains_key(whose)).copied().collect();
-        self.call_revoked(&asked);
-        let kept = self.group.release(&self.log.engine, &self.groups, self.member, &asked);
-        for whose in asked.iter().filter(|whose| !kept.contains(whose)) {
-            self.remove(*whose);
-        }
-    }
-
-    /// Sends what was said and waits for nothing.
-    pub(super) fn leave(&mut self) {
-        self.sources.clear();
-        self.by_partition.clear();
-        self.group.leave(&self.log.engine, &self.groups, self.member);
-        self.groups.forget_if_empty(&self.group);
-    }
-
-    /// Goes on elsewhere in a partition.
-    pub(super) fn seek(&mut self, index: usize, offset: u64) -> Result<()> {
-        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
-        let mut state = source.lane.lock();
-        state.check(source.tenure, &source.lane)?;
-        state.seek(offset);
-        drop(state);
-        self.next_serial += 1;
-        source.go_to(offset, self.next_serial);
-        (source.may_skip, source.begun) = (false, true);
-        self.drop_current(index);
-        self.last.retain(|(last, _)| *last != index);
-        self.caught_up = false;
-        self.wake(index);
-        Ok(())
-    }
-
-    fn drop_current(&mut self, index: usize) {
-        if self.current.as_ref().is_some_and(|(current, _)| *current == index) {
-            self.current = None;
-        }
-    }
-
-    /// Delivers nothing of a partition.
-    pub(super) fn pause(&mut self, index: usize) {
-        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return };
-        source.paused = true;
-        if self.current.as_ref().is_some_and(|(current, _)| *current == index) {
-            // The rest of the frame is read again.
-            self.next_serial += 1;
-            let position = source.position;
-            source.go_to(position, self.next_serial);
-            self.current = None;
-        }
-    }
-
-    /// Delivers a partition again that was paused.
-    pub(super) fn resume(&mut self, index: usize) {
-        if let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) {
-            source.paused = false;
-        }
-        self.wake(index);
-    }
-
     /// Where a message came from, if it is from this log, of a partition that is this member's, and was delivered.
     pub(super) fn source_of<T>(&self, message: &Message<T>) -> Result<(usize, &Source)> {
         let mut here = self.sources.iter().enumerate().filter_map(|(index, source)| Some((index, source.as_ref()?)));
@@ -620,16 +268,6 @@ fn not_assigned<T>(message: &Message<T>, group: &str) -> Error {
             message.topic, message.partition
         ),
     )
-}
-
-/// What a look at a source brings.
-enum Visit {
-    /// A frame is there, or something to be told.
-    Frame,
-    Work(Box<Fetched>),
-    /// Another source has the thread.
-    Later,
-    Nothing,
 }
 
 /// How soon what is committed without waiting is sent.

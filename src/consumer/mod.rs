@@ -20,7 +20,9 @@ use crate::task::block;
 pub(crate) mod builder;
 mod commits;
 mod core;
+mod fetching;
 mod items;
+mod mail;
 mod places;
 mod rebalance;
 mod source;
@@ -28,6 +30,8 @@ mod source;
 pub use builder::Subscribe;
 pub use items::{Item, Lag, OnGap, TopicPartition};
 pub use rebalance::{Rebalance, Revoked};
+
+pub(crate) use places::resolve;
 
 use core::{Core, Io};
 

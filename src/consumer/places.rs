@@ -32,6 +32,50 @@ impl Core {
         })
     }
 
+    /// Goes on elsewhere in a partition.
+    fn seek(&mut self, index: usize, offset: u64) -> Result<()> {
+        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
+        let mut state = source.lane.lock();
+        state.check(source.tenure, &source.lane)?;
+        state.seek(offset);
+        drop(state);
+        self.next_serial += 1;
+        source.go_to(offset, self.next_serial);
+        (source.may_skip, source.begun) = (false, true);
+        self.drop_current(index);
+        self.last.retain(|(last, _)| *last != index);
+        self.caught_up = false;
+        self.wake(index);
+        Ok(())
+    }
+
+    pub(super) fn drop_current(&mut self, index: usize) {
+        if self.current.as_ref().is_some_and(|(current, _)| *current == index) {
+            self.current = None;
+        }
+    }
+
+    /// Delivers nothing of a partition.
+    fn pause(&mut self, index: usize) {
+        let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return };
+        source.paused = true;
+        if self.current.as_ref().is_some_and(|(current, _)| *current == index) {
+            // The rest of the frame is read again.
+            self.next_serial += 1;
+            let position = source.position;
+            source.go_to(position, self.next_serial);
+            self.current = None;
+        }
+    }
+
+    /// Delivers a partition again that was paused.
+    fn resume(&mut self, index: usize) {
+        if let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) {
+            source.paused = false;
+        }
+        self.wake(index);
+    }
+
     /// The names of all partitions, in order.
     fn sorted(&self) -> Vec<&Source> {
         let mut sources: Vec<&Source> = self.sources.iter().flatten().collect();
@@ -42,7 +86,7 @@ impl Core {
 }
 
 /// The offset of a place in one partition.
-fn resolve(partition: &Arc<Partition>, to: Start) -> Result<u64> {
+pub(crate) fn resolve(partition: &Arc<Partition>, to: Start) -> Result<u64> {
     match to {
         Start::Earliest => Ok(partition.log_start()),
         Start::Latest => Ok(partition.visible_end()),

@@ -27,6 +27,9 @@ pub(crate) mod progress;
 pub(crate) mod ranges;
 pub(crate) mod record;
 
+#[cfg(test)]
+mod tests;
+
 use lane::Lane;
 use membership::Group;
 use record::{OFFSETS_TOPIC, Whose};

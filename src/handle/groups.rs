@@ -6,15 +6,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::log::Log;
-use crate::consumer::TopicPartition;
-use crate::error::{Error, Result};
+use crate::consumer::{TopicPartition, resolve};
+use crate::error::{Error, OffsetRange, Result};
 use crate::group::describe::GroupView;
 use crate::group::{Groups, validate_group_name};
 use crate::log::engine::Engine;
 use crate::log::names::refuse_reserved;
-use crate::partition::Partition;
 use crate::record::datetime_from_micros;
-use crate::replay::{check_offset, first_at};
+use crate::replay::Start;
 use crate::task::unblock;
 
 /// A consumer group at one moment.
@@ -320,22 +319,22 @@ fn plan(engine: &Engine, name: &str, topics: &[String], to: Reset) -> Result<Vec
     let mut planned = Vec::new();
     for (topic, partition, before) in Groups::now(engine)?.committed_in(engine, name, topics)? {
         let place = TopicPartition { topic: topic.name.to_string(), partition: partition.owner.partition };
-        let after = resolve(&partition, before, to)?;
+        let after = resolve(&partition, start(to, before, partition.range()))?;
         planned.push((partition.key(), OffsetChange { partition: place, before, after }));
     }
     Ok(planned)
 }
 
-fn resolve(partition: &Arc<Partition>, before: Option<u64>, to: Reset) -> Result<u64> {
-    let range = partition.range();
+/// The place as reading has it; a shift goes no further than what is there.
+fn start(to: Reset, before: Option<u64>, range: OffsetRange) -> Start {
     match to {
-        Reset::Earliest => Ok(range.log_start),
-        Reset::Latest => Ok(range.high_watermark),
-        Reset::Offset(offset) => check_offset(partition, offset),
-        Reset::Timestamp(time) => first_at(partition, time.timestamp_micros()),
+        Reset::Earliest => Start::Earliest,
+        Reset::Latest => Start::Latest,
+        Reset::Offset(offset) => Start::Offset(offset),
+        Reset::Timestamp(time) => Start::Timestamp(time),
         Reset::Shift(by) => {
-            let from = before.unwrap_or(range.log_start);
-            Ok(from.saturating_add_signed(by).clamp(range.log_start, range.high_watermark))
+            let from = before.unwrap_or(range.log_start).saturating_add_signed(by);
+            Start::Offset(from.clamp(range.log_start, range.high_watermark))
         }
     }
 }

@@ -169,6 +169,8 @@ fn judge(disk: &SimDisk, seen: &Seen) -> Verdict {
     for message in &input {
         let place = (message.partition(), text(message));
         ensure!(seen.delivered.contains(&place), "{place:?} was never delivered");
+        let finished = seen.relaxed || seen.finished.contains(&(message.partition(), message.offset()));
+        ensure!(finished, "{place:?} was passed over unfinished");
     }
     Ok(())
 }
