@@ -13,6 +13,7 @@ Measures annals beside the machine's raw limits and its peers, and prints a tabl
 Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--text] [--dir DIR] [--json FILE]
        annals-peers --curves [--large] [--dir DIR]
        annals-peers --footprint [--dir DIR]
+       annals-peers --consumers [--rounds N] [--dir DIR]
 
   --quick        0.15 s a workload, two rounds and small logs: for a first look, not for quoting
   --rounds N     rounds A B C A B C (default 3)
@@ -25,6 +26,7 @@ Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--
   --curves       instead of the bars: how the costs of annals grow with size, segments, partitions, subscribers, in about
                  three minutes; --large adds a log of 10 GB
   --footprint    instead of the bars: memory and files of annals with up to 10,000 partitions, and opening them (P11)
+  --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16)
 ";
 
 /// How much of everything is measured.
@@ -65,6 +67,10 @@ pub(crate) enum Command {
     Footprint {
         dir: PathBuf,
     },
+    Consumers {
+        dir: PathBuf,
+        rounds: usize,
+    },
     /// P11's child: write to so many partitions, say what that takes, and go on until killed.
     Hold {
         dir: PathBuf,
@@ -95,7 +101,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
     let mut rounds = None;
     let mut fill = None;
     let mut hold = None;
-    let (mut curves, mut large, mut footprint) = (false, false, false);
+    let (mut curves, mut large, mut footprint, mut consumers) = (false, false, false, false);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
@@ -111,6 +117,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
             "--text" => TEXT.store(true, Ordering::Relaxed),
             "--curves" => curves = true,
             "--footprint" => footprint = true,
+            "--consumers" => consumers = true,
             "--hold" => hold = Some(value()?.parse()?),
             "--large" => large = true,
             // Passed by `cargo bench`.
@@ -126,6 +133,9 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
     }
     if footprint {
         return Ok(Command::Footprint { dir: parsed.dir });
+    }
+    if consumers {
+        return Ok(Command::Consumers { dir: parsed.dir, rounds: rounds.unwrap_or(FULL.rounds) });
     }
     if curves {
         return Ok(Command::Curves { dir: parsed.dir, large });
