@@ -50,8 +50,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // L6: reading.
     ("replay", &["error", "codec", "record", "format", "segment", "partition", "log"]),
+    ("find", &["error", "text", "codec", "record", "format", "segment", "partition", "log", "views", "replay"]),
     // L7: what a user opens.
-    ("handle", &["error", "codec", "record", "storage", "log", "topic", "producer", "replay"]),
+    ("handle", &["error", "codec", "record", "storage", "log", "topic", "producer", "replay", "find"]),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
 ];
@@ -63,7 +64,7 @@ const PROGRAMS: &str = "bin";
 const CLOCK_FILES: [&str; 2] = ["storage/clock.rs", "bin/annals/clock.rs"];
 
 /// Where a layer is entered from above: of the journal and the partitions, the log alone.
-const PRIVATE: &[(&str, &[&str])] = &[("journal", &["log"]), ("views", &["producer"])];
+const PRIVATE: &[(&str, &[&str])] = &[("journal", &["log"]), ("views", &["producer", "find"])];
 
 /// What stands beside the layers, for tests and measurements only, and may know them all. None of them names it.
 const BESIDE: &[&str] = &["sim", "fuzzing", "bench"];
