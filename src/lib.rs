@@ -7,6 +7,7 @@ mod codec;
 mod consumer;
 mod error;
 mod expected;
+mod find;
 mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -38,6 +39,7 @@ pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};
 pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result, Rewound};
 pub use expected::Expected;
+pub use find::{BlockingFind, Find};
 pub use handle::{GroupDescription, GroupPartition, Log, LogBuilder, MemberDescription, OffsetChange, Reset};
 pub use log::maintenance::Compacted;
 pub use log::report::RecoveryReport;

@@ -13,7 +13,7 @@ mod message;
 mod tests;
 
 pub use borrowed::RecordRef;
-pub(crate) use headers::MESSAGE_ID;
+pub(crate) use headers::{HEADER_NAME_BYTES_MAX, MESSAGE_ID};
 pub use headers::{Header, Headers};
 pub use into_bytes::IntoBytes;
 pub use message::Message;

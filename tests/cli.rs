@@ -376,6 +376,35 @@ fn filters_choose() {
 }
 
 #[test]
+fn records_are_found_by_their_headers() {
+    let annals = Annals::with_sample();
+    let types = |args: &[&str]| annals.json(&[&["cat", "orders"], args].concat());
+    let borrowed = types(&["--type", "borrowed"]);
+    assert!(borrowed.len() > 10);
+    annals.run(&["find", "event_type", "borrowed"]).fails(2, "no topic indexes any");
+    annals.run(&["alter", "orders", "--index", "event_type", "--index", "correlation_id"]).ok();
+    assert_eq!(
+        annals.json(&["describe", "orders"])[0]["settings"]["indexed_headers"],
+        serde_json::json!(["event_type", "correlation_id"])
+    );
+    assert!(annals.run(&["describe", "orders"]).ok().contains("indexed_headers     event_type, correlation_id\n"));
+    assert_eq!(annals.json(&["find", "event_type", "borrowed"]), borrowed);
+    assert_eq!(annals.json(&["find", "event_type", "borrowed", "--topic", "orders", "--max", "3"]), borrowed[..3]);
+    assert_eq!(annals.run(&["find", "event_type", "borrowed"]).ok().lines().count(), borrowed.len());
+    assert_eq!(annals.run(&["find", "event_type", "-x"]).ok(), "");
+    annals.run(&["create", "other", "--index", "trace"]).ok();
+    annals.run(&["find", "trace", "1", "--topic", "orders"]).fails(2, "orders indexes \"event_type\"");
+    annals.run(&["find", "trace", "1", "--topic", "none"]).fails(5, "no topic");
+    annals.run(&["find", "span", "1"]).fails(2, "\"correlation_id\", \"event_type\", \"trace\"");
+    annals.run(&["create", "bad", "--index", "a", "--index", "a"]).fails(2, "twice");
+    annals.run(&["create", "bad", "--index", "a", "--no-index"]).fails(2, "cannot be used with");
+    annals.run(&["alter", "orders", "--no-index"]).ok();
+    annals.run(&["alter", "orders", "--no-index"]).fails(2, "has these settings already");
+    assert!(!annals.run(&["describe", "orders"]).ok().contains("indexed_headers"));
+    annals.run(&["find", "event_type", "borrowed"]).fails(2, "not indexed");
+}
+
+#[test]
 fn what_is_wrong_is_said_in_a_line_with_its_own_exit_code() {
     let annals = Annals::new();
     for command in
@@ -803,6 +832,7 @@ fn help_pages_and_completions() {
         "import",
         "tail",
         "cat",
+        "find",
         "stats",
         "verify",
         "repair",

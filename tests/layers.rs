@@ -72,6 +72,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "consumer",
         ],
     ),
+    ("find", &["error", "text", "codec", "record", "format", "segment", "partition", "log", "views", "replay"]),
     // L7: what a user opens.
     (
         "handle",
@@ -88,6 +89,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "replay",
             "consumer",
             "transaction",
+            "find",
         ],
     ),
     // Beside it: the files themselves, checked, shown and repaired.
@@ -106,7 +108,7 @@ const PROGRAMS: &str = "bin";
 const CLOCK_FILES: [&str; 2] = ["storage/clock.rs", "bin/annals/clock.rs"];
 
 /// Where a layer is entered from above: of the journal and the partitions, the log alone.
-const PRIVATE: &[(&str, &[&str])] = &[("journal", &["log"]), ("views", &["producer"])];
+const PRIVATE: &[(&str, &[&str])] = &[("journal", &["log"]), ("views", &["producer", "find"])];
 
 /// What stands beside the layers, for tests and measurements only, and may know them all. None of them names it.
 const BESIDE: &[&str] = &["sim", "fuzzing", "bench"];

@@ -61,7 +61,9 @@ impl fmt::Debug for Log {
 
 impl Log {
     pub(crate) fn start(engine: Engine, temporary: Option<tempfile::TempDir>) -> Result<Self> {
-        Ok(Self { inner: Arc::new(Running::start(engine, temporary)?) })
+        let inner = Arc::new(Running::start(engine, temporary)?);
+        crate::find::register(&inner.engine);
+        Ok(Self { inner })
     }
 
     pub(super) fn follow(engine: Engine, interval: Duration) -> Result<Self> {

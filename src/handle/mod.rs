@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod builder;
+mod finding;
 pub(crate) mod groups;
 pub(crate) mod log;
 mod reading;

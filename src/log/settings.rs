@@ -13,6 +13,7 @@ use crate::storage::handles::OPEN_FILES_MAX;
 use crate::text::quoted;
 
 mod duration;
+mod indexed;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -228,6 +229,10 @@ pub struct TopicSettings {
     /// there are no more than `dedup_count_max`.
     #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
     pub dedup_age_max: Option<Duration>,
+    /// The names of up to 8 headers by whose values records are found with [`Log::find`](crate::Log::find), each 1 to 255 bytes;
+    /// by default none. The index is made in the background and by whoever searches, never by whoever produces.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub indexed_headers: Vec<String>,
     /// How what is written from now on is compressed; by default [`Compression::None`].
     pub compression: Compression,
     /// Whether only the last record of each key is kept; by default all are. Every record must have a key then. What has
@@ -253,6 +258,7 @@ impl Default for TopicSettings {
             retention_age_max: None,
             dedup_count_max: 0,
             dedup_age_max: None,
+            indexed_headers: Vec::new(),
             compression: Compression::None,
             compaction: false,
             tombstone_age_max: Duration::from_secs(86_400),
@@ -318,6 +324,13 @@ impl TopicSettings {
         self
     }
 
+    /// Sets by which [headers](TopicSettings#structfield.indexed_headers) records are found.
+    #[must_use]
+    pub fn indexed_headers(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.indexed_headers = names.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets how what is written is [compressed](TopicSettings#structfield.compression).
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
@@ -366,6 +379,7 @@ impl TopicSettings {
                 "`dedup_age_max` is set, but `dedup_count_max` is 0: no message identity is remembered",
             ));
         }
+        indexed::validate(&self.indexed_headers)?;
         self.compression.validate()?;
         check_duration("tombstone_age_max", self.tombstone_age_max, TOMBSTONE_AGE_MAX)?;
         check("compaction_dirty_ratio_min", self.compaction_dirty_ratio_min, DIRTY_RATIO)

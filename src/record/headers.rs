@@ -13,7 +13,7 @@ pub(crate) const MESSAGE_ID: &str = "message_id";
 const MESSAGE_ID_BYTES_MAX: usize = 255;
 
 /// The longest name of a header, in bytes: one byte of the format holds the length.
-const HEADER_NAME_BYTES_MAX: usize = 255;
+pub(crate) const HEADER_NAME_BYTES_MAX: usize = 255;
 
 /// The most headers of one record: two bytes of the format hold the count.
 const HEADERS_MAX: usize = 65_535;

@@ -20,7 +20,7 @@ pub struct RecordView<'a> {
 
 impl<'a> RecordView<'a> {
     #[inline]
-    pub(super) fn new(
+    pub(crate) fn new(
         topic: &'a Arc<str>,
         partition: u32,
         commit: u64,

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use sled::{Batch, Db};
 
-use super::Store;
 use super::values::{METAS, entries_prefix, entry_key, meta_key, whose_meta};
 pub(crate) use super::values::{Meta, SavedEntry, Whose};
+use super::{Store, damaged};
 use crate::error::Result;
 use crate::storage::Env;
 
@@ -60,10 +60,6 @@ impl DedupView {
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.store.with(|db| db.flush().map(drop))
     }
-}
-
-fn damaged(what: &str) -> sled::Error {
-    sled::Error::Unsupported(format!("the view does not hold: {what}"))
 }
 
 fn read_meta(db: &Db, whose: Whose) -> sled::Result<Option<Meta>> {

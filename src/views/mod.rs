@@ -16,6 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{EntryKind, Env};
 
 pub(crate) mod dedup;
+pub(crate) mod index;
+mod pages;
+mod pairs;
 mod values;
 
 #[cfg(test)]
@@ -142,6 +145,11 @@ impl Drop for Store {
         let db = self.db.take();
         drop(catch_unwind(AssertUnwindSafe(move || drop(db))));
     }
+}
+
+/// What sets a view aside, beside sled's own errors.
+fn damaged(what: &str) -> sled::Error {
+    sled::Error::Unsupported(format!("the view does not hold: {what}"))
 }
 
 /// sled says it in words only.

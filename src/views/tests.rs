@@ -11,6 +11,8 @@ use crate::storage::clock::{SystemClock, SystemRandom};
 use crate::storage::disk::Disk;
 use crate::{Log, Raw, Record, Topic, TopicDef, TopicSettings};
 
+mod index;
+
 const WHOSE: (u128, u32) = (7, 3);
 
 fn env() -> Env {

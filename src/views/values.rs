@@ -61,15 +61,15 @@ fn seal(key: &[u8], fields: &[u64], rest: &[u8]) -> Vec<u8> {
     let mut value = vec![0; 4];
     fields.iter().for_each(|field| value.extend_from_slice(&field.to_le_bytes()));
     value.extend_from_slice(rest);
-    let crc = crc_of(key, &value[4..]);
+    let crc = crc_of(&[key, &value[4..]]);
     value[..4].copy_from_slice(&crc.to_le_bytes());
     value
 }
 
-fn crc_of(key: &[u8], rest: &[u8]) -> u32 {
+/// The checksum of these bytes, one after the other.
+pub(super) fn crc_of(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(rest);
+    parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }
 
@@ -77,7 +77,7 @@ fn crc_of(key: &[u8], rest: &[u8]) -> u32 {
 fn open<'a, const N: usize>(key: &[u8], value: &'a [u8]) -> Option<(u32, [u64; N], &'a [u8])> {
     let (crc, rest) = value.split_first_chunk::<4>()?;
     let crc = u32::from_le_bytes(*crc);
-    if crc_of(key, rest) != crc {
+    if crc_of(&[key, rest]) != crc {
         return None;
     }
     let (mut fields, mut left) = ([0; N], rest);

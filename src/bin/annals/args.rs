@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{admin, alter, create, delete, dump, generate, import, produce, read, repair, stats, verify};
+use crate::commands::{
+    admin, alter, create, delete, dump, find, generate, import, produce, read, repair, stats, verify,
+};
 use crate::output::ColorWhen;
 
 /// What `--help` and the man page end with.
@@ -61,6 +63,8 @@ pub(crate) enum Command {
     Tail(read::TailArgs),
     /// Show records from any place in the history
     Cat(read::CatArgs),
+    /// Show the records that have a header with a value
+    Find(find::FindArgs),
     /// Show sizes, records and rates
     Stats(stats::StatsArgs),
     /// Read everything with all checks
@@ -110,6 +114,7 @@ mod tests {
             "import",
             "tail",
             "cat",
+            "find",
             "stats",
             "verify",
             "repair",
@@ -135,6 +140,9 @@ mod tests {
             "--retention-age",
             "--segment-size",
             "--max",
+            "--index",
+            "--no-index",
+            "--topic",
             "--batch",
             "--",
             "-",

@@ -43,6 +43,8 @@ fn the_ends_of_each_range_are_allowed_and_what_lies_beyond_is_not() {
         topic().retention_bytes_max(64 << 20),
         topic().retention_bytes_max(u64::MAX).retention_age_max(Duration::from_secs(1)),
         topic().retention_age_max(Duration::from_secs(1000 * 366 * 86_400)),
+        topic().indexed_headers(["x".repeat(255)]),
+        topic().indexed_headers((0..8).map(|number| number.to_string())),
         topic().compression(Compression::Lz4),
         topic().compression(Compression::Zstd { level: 1 }),
         topic().compression(Compression::Zstd { level: 22 }),
@@ -68,6 +70,14 @@ fn the_ends_of_each_range_are_allowed_and_what_lies_beyond_is_not() {
         "`retention_age_max` is 999ms, which is outside 1s to 31622400000s"
     );
     assert!(refusal(topic().retention_age_max(Duration::MAX).validate()).contains("`retention_age_max`"));
+    let indexed = |names: &[&str]| refusal(topic().indexed_headers(names.iter().copied()).validate());
+    assert_eq!(indexed(&["a", "b", "a"]), r#"`indexed_headers` has the name "a" twice"#);
+    assert_eq!(indexed(&["a", ""]), r#"`indexed_headers` has the name "" of 0 bytes; 1 to 255 are allowed"#);
+    assert!(indexed(&[&"x".repeat(256)]).ends_with("of 256 bytes; 1 to 255 are allowed"));
+    assert_eq!(
+        indexed(&["0", "1", "2", "3", "4", "5", "6", "7", "8"]),
+        "`indexed_headers` has 9 names, of which 8 are allowed"
+    );
     let zstd = |level| topic().compression(Compression::Zstd { level });
     assert_eq!(refusal(zstd(0).validate()), "`zstd level` is 0, which is outside 1 to 22");
     assert!(refusal(zstd(23).validate()).contains("is 23"));
@@ -189,15 +199,16 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
     let sizes = (1u32..=10_000, 4096u64..=1 << 30, 1u32..=64 << 20);
     let ages = prop::option::of((1_000u64..=u64::from(u32::MAX)).prop_map(Duration::from_millis));
     let dedups = prop::option::of((1u32..=10_000_000, ages));
+    let indexed = prop::collection::btree_set("\\PC{1,60}", 0..=8);
     let compaction = (any::<bool>(), 0u64..=316_224_000_000_000_000, 0u32..=100);
-    (sizes, durabilities(), compressions(), retentions(), dedups, compaction).prop_map(
+    (sizes, durabilities(), compressions(), retentions(), dedups, (compaction, indexed)).prop_map(
         |(
             (partitions, segment_bytes_max, record_bytes_max),
             durability,
             compression,
             (bytes, age),
             dedup,
-            compaction,
+            (compaction, indexed),
         )| {
             let (compaction, tombstones, percent) = compaction;
             TopicSettings {
@@ -209,6 +220,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
                 retention_age_max: age,
                 dedup_count_max: dedup.map_or(0, |(count, _)| count),
                 dedup_age_max: dedup.and_then(|(_, age)| age),
+                indexed_headers: indexed.into_iter().collect(),
                 compression,
                 compaction,
                 tombstone_age_max: Duration::from_nanos(tombstones),

@@ -50,6 +50,20 @@ fn the_file_is_byte_for_byte_as_documented() {
     assert_eq!(String::from_utf8(sample().encode().unwrap()).unwrap(), documented);
 }
 
+/// Settings that are not given are left out, so files of topics that do not use them are what they always were.
+#[test]
+fn names_of_headers_stand_in_the_file_where_there_are_any() {
+    let mut file = sample();
+    assert!(!body(&file.encode().unwrap()).contains("indexed_headers"));
+    file.settings = file.settings.indexed_headers(["correlation_id", "a \"b\"\n"]);
+    let bytes = file.encode().unwrap();
+    assert!(body(&bytes).contains("indexed_headers = [\"correlation_id\", "), "{}", body(&bytes));
+    assert_eq!(TopicFile::decode(&bytes, FILE).unwrap(), file);
+    let text = body(&bytes).replace("\"correlation_id\"", "\"\"");
+    let error = decode_text(text).unwrap_err();
+    assert!(error.to_string().contains("`indexed_headers` has the name"), "{error}");
+}
+
 #[test]
 fn any_toml_reader_finds_the_checksum_at_the_top_level() {
     let text = String::from_utf8(sample().encode().unwrap()).unwrap();

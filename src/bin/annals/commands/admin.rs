@@ -98,6 +98,7 @@ fn text(out: &mut Output, topic: &TopicDescription) -> Outcome {
         let shown = match (&value, name.contains("bytes")) {
             (Value::Number(bytes), true) => bytes.as_u64().map_or_else(|| value.to_string(), shown_size),
             (Value::String(text), _) => text.clone(),
+            (Value::Array(names), _) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             _ => value.to_string(),
         };
         row(&name, shown)?;

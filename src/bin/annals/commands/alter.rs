@@ -9,12 +9,13 @@ use crate::output::Output;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What is not given stays as it is. Settings hold for what is written from now on; retention lets go right away. With more partitions
-later records of a key may go elsewhere; there cannot be fewer.
+What is not given stays as it is. Settings hold for what is written from now on; retention lets go right away, and an index is about
+what is there already, too. With more partitions later records of a key may go elsewhere; there cannot be fewer.
 
 Examples:
   annals -d data alter clicks --retention-age 30d --compression lz4
-  annals -d data alter clicks --retention-size all --partitions 8")]
+  annals -d data alter clicks --retention-size all --partitions 8
+  annals -d data alter clicks --index correlation_id --index event_type")]
 pub(crate) struct AlterArgs {
     /// The name of the topic
     topic: String,

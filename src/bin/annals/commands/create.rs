@@ -48,6 +48,12 @@ pub(crate) struct SettingsArgs {
     /// How long records are kept; `all` is the default
     #[arg(long, value_name = "TIME", value_parser = |text: &str| keep(text, parse_duration))]
     retention_age: Option<Keep<Duration>>,
+    /// A header by whose values `find` finds records; may be repeated
+    #[arg(long, value_name = "NAME")]
+    index: Vec<String>,
+    /// Index no header
+    #[arg(long, conflicts_with = "index")]
+    no_index: bool,
 }
 
 /// What is kept.
@@ -94,6 +100,9 @@ impl SettingsArgs {
         settings.record_bytes_max = self.record_size.unwrap_or(settings.record_bytes_max);
         settings.retention_bytes_max = self.retention_size.map_or(settings.retention_bytes_max, Keep::limit);
         settings.retention_age_max = self.retention_age.map_or(settings.retention_age_max, Keep::limit);
+        if self.no_index || !self.index.is_empty() {
+            settings.indexed_headers.clone_from(&self.index);
+        }
         settings
     }
 }
