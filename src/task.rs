@@ -1,6 +1,7 @@
 //! Between tasks and threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
@@ -18,22 +19,41 @@ pub(crate) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> Result<T> 
     }
 }
 
+/// How often a thread looks whether it was woken before it sleeps: some microseconds, about what being woken from sleep takes.
+/// Whoever wakes a thread that sleeps makes a system call, and one that is still looking costs it none.
+const LOOKS: u32 = 2000;
+
 /// Polls on this thread until there is an answer.
 pub(crate) fn block<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let unpark = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(false) });
+    let waker = Waker::from(Arc::clone(&unpark));
     let mut cx = Context::from_waker(&waker);
     loop {
         if let Poll::Ready(answer) = poll(&mut cx) {
             return answer;
         }
-        std::thread::park();
+        let mut looks = 0;
+        while !unpark.woken.load(Ordering::Acquire) {
+            looks += 1;
+            if looks < LOOKS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::park();
+            }
+        }
+        // Before the next poll: what comes from here on wakes again.
+        unpark.woken.store(false, Ordering::Relaxed);
     }
 }
 
-struct Unpark(Thread);
+struct Unpark {
+    thread: Thread,
+    woken: AtomicBool,
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }

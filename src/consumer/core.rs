@@ -56,6 +56,8 @@ pub(super) enum Io {
     Away,
     /// This thread.
     Here,
+    /// A thread for blocking work; nobody waits for what comes, but looks again.
+    Look,
 }
 
 impl Core {

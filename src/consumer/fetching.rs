@@ -13,6 +13,9 @@ use crate::partition::cursor::PartitionCursor;
 use crate::replay::{Current, Item as FrameOf};
 use crate::segment::reader::Frame;
 
+/// So many frames are taken out of memory at once: the writer needs the same lock.
+const FRAMES_AT_ONCE: usize = 64;
+
 /// What a look at a source brings.
 enum Visit {
     /// A frame is there, or something to be told.
@@ -54,6 +57,9 @@ impl Core {
             self.told.push_back(Ok(Item::CaughtUp));
             return Poll::Ready(Ok(()));
         }
+        if io == Io::Look {
+            return Poll::Pending;
+        }
         self.mailbox.poll_news(cx).map(Ok)
     }
 
@@ -94,7 +100,7 @@ impl Core {
         if let Some(frame) = source.ahead.pop_front() {
             return self.deliver(index, frame);
         }
-        let away = io == Io::Away && tokio::runtime::Handle::try_current().is_ok();
+        let away = io != Io::Here && tokio::runtime::Handle::try_current().is_ok();
         match std::mem::replace(&mut source.state, State::Away) {
             State::Away => Visit::Nothing,
             State::Failed => {
@@ -130,8 +136,15 @@ impl Core {
                     source.state = State::Open(cursor);
                     return Visit::Nothing;
                 }
-                if at_end || cursor.is_in_memory() {
+                if at_end {
                     return self.next_in_memory(index, cursor);
+                }
+                if cursor.take_in_memory(FRAMES_AT_ONCE, &mut source.ahead) {
+                    source.state = State::Open(cursor);
+                    return match source.ahead.pop_front() {
+                        Some(frame) => self.deliver(index, frame),
+                        None => Visit::Nothing,
+                    };
                 }
                 if away && busy {
                     source.state = State::Open(cursor);

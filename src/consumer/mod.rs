@@ -184,7 +184,7 @@ impl<T, C: Codec<T>> Consumer<T, C> {
     /// As [`recv`](Self::recv), and [`Closed`](crate::ErrorKind::Closed) once the log is closed.
     pub fn try_recv(&mut self) -> Result<Option<Message<T>>> {
         let mut cx = Context::from_waker(Waker::noop());
-        match self.poll_message(&mut cx, Io::Away) {
+        match self.poll_message(&mut cx, Io::Look) {
             Poll::Pending => Ok(None),
             Poll::Ready(Ok(None)) => Err(Error::closed()),
             Poll::Ready(next) => next,

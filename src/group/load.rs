@@ -19,7 +19,7 @@ pub(super) fn load(engine: &Engine, mut each: impl FnMut(&Arc<str>, Whose, Commi
     };
     let partition = topic.partition(0)?;
     let end = partition.visible_end();
-    let mut newest: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+    let mut newest: HashMap<Arc<str>, HashMap<Whose, Committed>> = HashMap::new();
     let mut cursor = PartitionCursor::new(Arc::clone(&partition), partition.log_start());
     while let Some(frame) = cursor.next_frame(end)? {
         let mut records = RecordIter::new(&frame.header, &frame.body);
@@ -27,13 +27,15 @@ pub(super) fn load(engine: &Engine, mut each: impl FnMut(&Arc<str>, Whose, Commi
             match records.next_record() {
                 Ok(Some(record)) => {
                     let Some(key) = record.key else { continue };
-                    match (record.value, newest.get_mut(key)) {
-                        (Some(value), Some(there)) => {
-                            there.clear();
-                            there.extend_from_slice(value);
-                        }
-                        (Some(value), None) => drop(newest.insert(key.to_vec(), value.to_vec())),
-                        (None, _) => drop(newest.remove(key)),
+                    let (group, whose) = decode_key(key)?;
+                    let committed = record.value.map(Committed::decode).transpose()?;
+                    if !newest.contains_key(group) {
+                        newest.insert(group.into(), HashMap::new());
+                    }
+                    let Some(known) = newest.get_mut(group) else { continue };
+                    match committed {
+                        Some(committed) => drop(known.insert(whose, committed)),
+                        None => drop(known.remove(&whose)),
                     }
                 }
                 Ok(None) => break,
@@ -49,11 +51,8 @@ pub(super) fn load(engine: &Engine, mut each: impl FnMut(&Arc<str>, Whose, Commi
         // What lies behind the damage may be newer: to begin anywhere would be to repeat, or to pass over, in silence.
         return Err(damage.clone());
     }
-    let mut names: HashMap<String, Arc<str>> = HashMap::new();
-    for (key, value) in &newest {
-        let (group, whose) = decode_key(key)?;
-        let group = names.entry(group.to_owned()).or_insert_with(|| group.into());
-        each(group, whose, Committed::decode(value)?);
+    for (group, known) in newest {
+        known.into_iter().for_each(|(whose, committed)| each(&group, whose, committed));
     }
     Ok(())
 }

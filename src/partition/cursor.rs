@@ -1,5 +1,6 @@
 //! Reading a partition from any offset on: out of memory where the newest frames are, else out of the segments.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Partition;
@@ -37,6 +38,23 @@ impl PartitionCursor {
     /// The offset that is read next.
     pub(crate) fn next_offset(&self) -> u64 {
         self.next_offset
+    }
+
+    /// Takes frames that are in memory and visible, up to `max` of them. Answers whether there were any.
+    pub(crate) fn take_in_memory(&mut self, max: usize, into: &mut VecDeque<Frame>) -> bool {
+        // What is in memory is visible, or about to be: not before the writer says so.
+        let visible = self.partition.visible_end();
+        self.partition.tail.get_many(self.next_offset, max, into);
+        while into.back().is_some_and(|last| last.header.base_offset >= visible) {
+            into.pop_back();
+        }
+        match into.back() {
+            Some(last) => {
+                self.next_offset = last.header.next_offset();
+                true
+            }
+            None => false,
+        }
     }
 
     /// Gives the memory back that reading files takes: there is nothing more to read for now.

@@ -84,6 +84,18 @@ impl Tail {
         inner.frames.get(index).filter(|frame| frame.header.base_offset <= offset).cloned()
     }
 
+    /// The frames from the one that holds `offset` on, up to `max` of them, under one lock.
+    pub(crate) fn get_many(&self, offset: u64, max: usize, into: &mut VecDeque<Frame>) {
+        if offset < self.first.load(Ordering::Acquire) {
+            return;
+        }
+        let inner = lock(&self.inner);
+        let index = inner.frames.partition_point(|frame| frame.header.next_offset() <= offset);
+        if inner.frames.get(index).is_some_and(|frame| frame.header.base_offset <= offset) {
+            into.extend(inner.frames.range(index..).take(max).cloned());
+        }
+    }
+
     fn trim(&self, inner: &mut Inner) {
         let keep = if self.is_followed() { self.bytes_max } else { 0 };
         while inner.bytes > keep {
