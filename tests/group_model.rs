@@ -342,8 +342,8 @@ impl World {
         (self.input, self.output) = (self.log.raw_topic("in").unwrap(), self.log.raw_topic("out").unwrap());
         self.model.said.clear();
         // What nobody was told of is there or not; nothing that was acknowledged is missing.
-        for group in 0..GROUPS.len() {
-            let described = self.log.blocking_describe_group(GROUPS[group]);
+        for (group, name) in GROUPS.into_iter().enumerate() {
+            let described = self.log.blocking_describe_group(name);
             let found: BTreeMap<u32, annals::GroupPartition> = described
                 .iter()
                 .flat_map(|found| found.partitions.clone())

@@ -509,6 +509,147 @@ async fn offsets_do_not_outlive_their_topic() {
     assert_eq!(drain(&mut consumer).await.len(), 2);
 }
 
+/// What was said and not awaited is committed by the close of the log, and by a member that goes.
+#[tokio::test]
+async fn what_was_said_is_written_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    for (round, end) in ["close the log", "drop the member", "close the member"].into_iter().enumerate() {
+        let log = Log::open(dir.path()).await.unwrap();
+        let orders = topic(&log, "orders", 1).await;
+        fill(&orders, 0, 2).await;
+        let mut consumer = orders.subscribe("g").auto_commit(Duration::from_secs(3600)).build().await.unwrap();
+        let first = next(&mut consumer).await;
+        assert_eq!(first.offset(), 2 * round as u64, "what was said before is committed; now: {end}");
+        let second = next(&mut consumer).await;
+        consumer.commit_async(&second).unwrap();
+        match end {
+            "close the log" => log.close().await.unwrap(),
+            "drop the member" => drop(consumer),
+            _ => consumer.close().await.unwrap(),
+        }
+        log.close().await.unwrap();
+    }
+}
+
+/// A task that panics gives its partitions back, with what it has not finished.
+#[tokio::test]
+async fn a_consumer_that_panics_leaves() {
+    let log = Log::in_memory().unwrap();
+    let orders = topic(&log, "orders", 2).await;
+    fill(&orders, 0, 2).await;
+    fill(&orders, 1, 2).await;
+    let mut panics = orders.subscribe("g").build().await.unwrap();
+    let task = tokio::spawn(async move {
+        let message = next(&mut panics).await;
+        panics.commit(&message).await.unwrap();
+        let message = next(&mut panics).await;
+        assert!(message.value().is_none(), "it has a value");
+    });
+    assert!(task.await.unwrap_err().is_panic());
+    let mut other = orders.subscribe("g").build().await.unwrap();
+    assert_eq!(drain(&mut other).await.len(), 3);
+}
+
+/// What a repair could not save is told to consumers as what it is: missing.
+#[tokio::test]
+async fn what_a_repair_has_lost_is_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).await.unwrap();
+    let orders = topic(&log, "orders", 1).await;
+    for number in 0..6_u8 {
+        orders.produce(Record::new(Bytes::from(vec![number; 5000]))).await.unwrap();
+    }
+    log.close().await.unwrap();
+    let file = dir.path().join("topics/orders/0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(100).position(|part| part == [2; 100]).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let repaired = annals::inspect::repair(dir.path(), annals::inspect::RepairOptions::default().apply(true)).unwrap();
+    assert!(repaired.applied);
+    let log = Log::open(dir.path()).await.unwrap();
+    let mut consumer = log.raw_topic("orders").unwrap().subscribe("g").build().await.unwrap();
+    let mut got = Vec::new();
+    while got.len() < 6 {
+        match consumer.next().await.unwrap().unwrap() {
+            Item::Message(message) => got.push(message.offset().to_string()),
+            Item::Gap(gap) => got.push(format!("gap {} to {}", gap.from, gap.to)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(got, ["0", "1", "gap 2 to 3", "3", "4", "5"]);
+}
+
+/// How far a consumer has come in all its partitions together.
+fn next_sum(consumer: &Consumer) -> u64 {
+    consumer.lag().iter().map(|lag| lag.position).sum()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 40, ..Default::default() })]
+
+    /// From any point of history to live there is no gap and no duplicate, however little stays in memory, while others write, and
+    /// whatever the consumer does in between.
+    #[test]
+    fn there_is_no_seam_between_history_and_live(
+        before in 0..300_usize,
+        bursts in proptest::collection::vec((1..60_usize, 0..40_usize, proptest::prelude::any::<bool>()), 1..12),
+        tail in proptest::sample::select(vec![0_u64, 2_000, 1 << 20]),
+        partitions in 1..4_u32,
+    ) {
+        let log = Log::builder().tail_bytes_max(tail).in_memory().unwrap();
+        let settings = TopicSettings::default().partitions(partitions).durability(annals::Durability::Os);
+        let orders: Topic = log.blocking_create_topic(TopicDef::named("orders"), settings.segment_bytes_max(64 << 10)).unwrap();
+        let produce = |orders: &Topic, count: usize| {
+            for number in 0..count {
+                let record = Record::new(Bytes::from(vec![0; 100])).partition(number as u32 % partitions);
+                orders.blocking_produce(record).unwrap();
+            }
+        };
+        produce(&orders, before);
+        let total = before + bursts.iter().map(|(count, ..)| count).sum::<usize>();
+        let mut consumer = orders.subscribe("g").blocking_build().unwrap();
+        let mut next = vec![0_u64; partitions as usize];
+        let mut received = 0;
+        let mut take = |consumer: &mut Consumer, message: Option<Message>| {
+            let Some(message) = message else { return false };
+            assert_eq!(message.offset(), next[message.partition() as usize], "partition {}", message.partition());
+            next[message.partition() as usize] += 1;
+            received += 1;
+            consumer.commit_async(&message).unwrap();
+            true
+        };
+        std::thread::scope(|scope| {
+            let (orders, bursts_too) = (orders.clone(), bursts.clone());
+            scope.spawn(move || bursts_too.iter().for_each(|(count, ..)| produce(&orders, *count)));
+            for (_, count, restart) in &bursts {
+                for _ in 0..*count {
+                    let message = consumer.try_recv().unwrap();
+                    take(&mut consumer, message);
+                }
+                if *restart {
+                    // The group goes on with another member, whose place is where this one has come to.
+                    consumer.blocking_flush().unwrap();
+                    consumer = log.subscribe("g", ["orders"]).blocking_build().unwrap();
+                }
+            }
+        });
+        let mut idle = 0;
+        while idle < 2_000 {
+            let message = consumer.try_recv().unwrap();
+            if take(&mut consumer, message) {
+                idle = 0;
+            } else if next_sum(&consumer) == total as u64 {
+                break;
+            } else {
+                idle += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        assert_eq!(received, total);
+    }
+}
+
 /// What many members of many groups get, at random, while records are written: each group everything, in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_follow_a_topic_that_is_being_written() {

@@ -27,6 +27,9 @@ pub(crate) struct PartitionView {
     pub(crate) lag: u64,
 }
 
+/// A partition of a topic, and the offset that is committed.
+pub(crate) type CommittedIn = (Arc<TopicState>, Arc<Partition>, Option<u64>);
+
 /// A group at one moment.
 #[derive(Debug)]
 pub(crate) struct GroupView {
@@ -86,12 +89,7 @@ impl Groups {
 
     /// The partitions of some topics, or, if none are named, those of which the group has committed something; with what is
     /// committed.
-    pub(crate) fn committed_in(
-        &self,
-        engine: &Engine,
-        name: &str,
-        topics: &[String],
-    ) -> Result<Vec<(Arc<TopicState>, Arc<Partition>, Option<u64>)>> {
+    pub(crate) fn committed_in(&self, engine: &Engine, name: &str, topics: &[String]) -> Result<Vec<CommittedIn>> {
         let group = if topics.is_empty() { self.named(name)? } else { self.group(name) };
         let lanes: BTreeMap<Whose, u64> =
             group.lanes().iter().filter_map(|lane| Some((lane.whose, lane.lock().committed()?.next_offset))).collect();
