@@ -50,25 +50,23 @@ struct Inner {
 }
 
 impl Mailbox {
-    fn put(&self, change: impl FnOnce(&mut Inner)) {
+    /// Answers with who is to be woken: other people's code, which runs under no lock.
+    fn put(&self, change: impl FnOnce(&mut Inner)) -> Option<Waker> {
         let mut inner = lock(&self.inner);
         change(&mut inner);
         self.news.store(true, Ordering::Release);
-        let waker = inner.waker.take();
-        drop(inner);
-        // Other people's code: it does not run under the lock.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        inner.waker.take()
     }
 
-    pub(crate) fn tell(&self, notice: Notice) {
-        self.put(|inner| inner.notices.push(notice));
+    #[must_use = "whoever sleeps is to be woken"]
+    pub(crate) fn tell(&self, notice: Notice) -> Option<Waker> {
+        self.put(|inner| inner.notices.push(notice))
     }
 
     /// Says that nothing follows.
-    pub(crate) fn close(&self) {
-        self.put(|inner| inner.closed = true);
+    #[must_use = "whoever sleeps is to be woken"]
+    pub(crate) fn close(&self) -> Option<Waker> {
+        self.put(|inner| inner.closed = true)
     }
 
     /// Whether there may be something.
@@ -101,7 +99,7 @@ impl Mailbox {
 }
 
 impl Watch for Mailbox {
-    fn changed(&self, number: usize) {
-        self.put(|inner| inner.ready.push(number));
+    fn changed(&self, number: usize) -> Option<Waker> {
+        self.put(|inner| inner.ready.push(number))
     }
 }

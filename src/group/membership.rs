@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
 use std::time::Duration;
 
 use super::Groups;
@@ -41,6 +42,8 @@ struct State {
     slots: BTreeMap<Whose, Slot>,
     lanes: HashMap<Whose, Arc<Lane>>,
     closed: bool,
+    /// Who is to be woken once the lock is released.
+    wakers: Vec<Waker>,
 }
 
 /// What a member says of itself when it joins.
@@ -113,6 +116,7 @@ impl Group {
             }
         }
         self.rebalance(engine, &mut state);
+        wake(state);
         Ok(id)
     }
 
@@ -127,6 +131,7 @@ impl Group {
             state.take_away(whose, |lane| groups.send_rest(engine, lane));
         }
         self.rebalance(engine, &mut state);
+        wake(state);
     }
 
     /// A member gives up partitions that it was asked for. Answers which of them it keeps: it is to have them again by now.
@@ -143,6 +148,7 @@ impl Group {
             }
         }
         self.settle(engine, &mut state);
+        wake(state);
         kept
     }
 
@@ -152,13 +158,16 @@ impl Group {
         if !state.members.is_empty() && !state.closed {
             self.rebalance(engine, &mut state);
         }
+        wake(state);
+    }
+
+    /// Whether somebody was asked for a partition.
+    pub(super) fn asks(&self) -> bool {
+        self.asks.load(Ordering::Relaxed)
     }
 
     /// Takes partitions from members that were asked for them and whose time is over.
     pub(super) fn due(&self, engine: &Engine, now: Duration) {
-        if !self.asks.load(Ordering::Relaxed) {
-            return;
-        }
         let mut state = lock(&self.state);
         let late: Vec<Whose> = state
             .slots
@@ -179,6 +188,7 @@ impl Group {
             state.lose(*whose);
         }
         self.settle(engine, &mut state);
+        wake(state);
     }
 
     fn rebalance(&self, engine: &Engine, state: &mut State) {
@@ -205,7 +215,9 @@ impl Group {
     pub(super) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
-        state.members.values().for_each(|member| member.mailbox.close());
+        let wakers: Vec<Waker> = state.members.values().filter_map(|member| member.mailbox.close()).collect();
+        state.wakers.extend(wakers);
+        wake(state);
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -276,6 +288,13 @@ impl Group {
     }
 }
 
+/// Releases the lock and wakes those who were told something: a waker is other people's code, and may come back here.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let wakers = std::mem::take(&mut state.wakers);
+    drop(state);
+    wakers.into_iter().for_each(Waker::wake);
+}
+
 impl State {
     fn owned_by(&self, id: u64) -> impl Iterator<Item = Whose> {
         self.slots.iter().filter(move |(_, slot)| slot.owner == Some(id)).map(|(whose, _)| *whose)
@@ -301,7 +320,7 @@ impl State {
         let owner = self.slots.get(&whose).and_then(|slot| slot.owner);
         self.take_away(whose, |_| {});
         if let Some(member) = owner.and_then(|owner| self.members.get(&owner)) {
-            member.mailbox.tell(Notice::Lost(whose));
+            self.wakers.extend(member.mailbox.tell(Notice::Lost(whose)));
         }
     }
 
@@ -367,7 +386,7 @@ impl State {
         for topic in deleted {
             for member in self.members.values() {
                 if member.joining.subscription.names.contains(&topic.name) {
-                    member.mailbox.tell(Notice::Deleted(Arc::clone(&topic.name)));
+                    self.wakers.extend(member.mailbox.tell(Notice::Deleted(Arc::clone(&topic.name))));
                 }
             }
         }
@@ -387,11 +406,11 @@ impl State {
                     if slot.asked.is_none() {
                         let until = engine.env.clock.monotonic().saturating_add(owner.joining.revoke_timeout);
                         slot.asked = Some(until);
-                        owner.mailbox.tell(Notice::Asked(*whose));
+                        self.wakers.extend(owner.mailbox.tell(Notice::Asked(*whose)));
                     }
                     continue;
                 }
-                owner.mailbox.tell(Notice::Lost(*whose));
+                self.wakers.extend(owner.mailbox.tell(Notice::Lost(*whose)));
             }
             let target = slot.target.and_then(|target| self.members.get(&target));
             self.last_tenure += u64::from(target.is_some());
@@ -399,12 +418,13 @@ impl State {
             lane.give(tenure, generation);
             (slot.owner, slot.asked) = (slot.target, None);
             if let Some(member) = target {
-                member.mailbox.tell(Notice::Granted(Grant {
+                let grant = Grant {
                     topic: Arc::clone(&slot.topic),
                     partition: Arc::clone(&slot.partition),
                     lane: Arc::clone(&slot.lane),
                     tenure,
-                }));
+                };
+                self.wakers.extend(member.mailbox.tell(Notice::Granted(grant)));
             }
         }
         self.slots.values().filter_map(|slot| slot.asked).min()

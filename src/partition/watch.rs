@@ -3,13 +3,15 @@
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Waker;
 
 use super::Partition;
 
 /// Whoever is told. Called by the thread that changed the partition, which must not be held up.
 pub(crate) trait Watch: Debug + Send + Sync {
-    /// The partition that was registered under this number has changed.
-    fn changed(&self, number: usize);
+    /// The partition that was registered under this number has changed. Answers with who is to be woken because of it: that is
+    /// other people's code, and runs under no lock.
+    fn changed(&self, number: usize) -> Option<Waker>;
 }
 
 /// One who watches one partition.
@@ -34,10 +36,8 @@ impl Watcher {
         self.told.swap(false, Ordering::AcqRel);
     }
 
-    fn tell(&self) {
-        if !self.told.swap(true, Ordering::AcqRel) {
-            self.target.changed(self.number);
-        }
+    fn tell(&self) -> Option<Waker> {
+        if self.told.swap(true, Ordering::AcqRel) { None } else { self.target.changed(self.number) }
     }
 }
 
@@ -47,9 +47,15 @@ pub(super) struct Watchers(RwLock<Vec<Arc<Watcher>>>);
 
 impl Watchers {
     pub(super) fn tell(&self) {
+        // Of one who watches, without an allocation.
+        let (mut first, mut others) = (None, Vec::new());
         for watcher in self.0.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            watcher.tell();
+            match watcher.tell() {
+                Some(waker) if first.is_none() => first = Some(waker),
+                waker => others.extend(waker),
+            }
         }
+        first.into_iter().chain(others).for_each(Waker::wake);
     }
 }
 

@@ -26,6 +26,7 @@ use super::{Entry, Lock, OpenMode, Storage};
 use content::{Content, Fate};
 use dice::Hash;
 use handle::Mount;
+#[cfg(feature = "testing")]
 pub(crate) use state::Step;
 use state::{Scheduled, State};
 
@@ -188,11 +189,13 @@ impl SimDisk {
         self.state().calls()
     }
 
+    #[cfg(feature = "testing")]
     /// How often a step that changes something was called.
     pub(crate) fn count(&self, step: Step) -> u64 {
         self.state().count(step)
     }
 
+    #[cfg(feature = "testing")]
     /// The last call that changes something: the one at which the power went, if it [is off](Self::is_off).
     pub(crate) fn last_call(&self) -> Option<Step> {
         self.state().last()

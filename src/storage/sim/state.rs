@@ -159,11 +159,13 @@ impl State {
         self.stores
     }
 
+    #[cfg(feature = "testing")]
     /// How often a step that changes something was called.
     pub(super) fn count(&self, step: Step) -> u64 {
         self.counts.get(step as usize).copied().unwrap_or(0)
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn last(&self) -> Option<Step> {
         self.last
     }
