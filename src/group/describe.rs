@@ -35,6 +35,9 @@ pub(crate) struct GroupView {
     pub(crate) partitions: Vec<PartitionView>,
 }
 
+/// A partition, and up to where a group has committed it.
+pub(crate) type CommittedIn = (Arc<TopicState>, Arc<Partition>, Option<u64>);
+
 impl Groups {
     /// The groups as the log has them now: where another process writes it, read anew.
     pub(crate) fn now(engine: &Engine) -> Result<Arc<Self>> {
@@ -86,12 +89,7 @@ impl Groups {
 
     /// The partitions of some topics, or, if none are named, those of which the group has committed something; with what is
     /// committed.
-    pub(crate) fn committed_in(
-        &self,
-        engine: &Engine,
-        name: &str,
-        topics: &[String],
-    ) -> Result<Vec<(Arc<TopicState>, Arc<Partition>, Option<u64>)>> {
+    pub(crate) fn committed_in(&self, engine: &Engine, name: &str, topics: &[String]) -> Result<Vec<CommittedIn>> {
         let group = if topics.is_empty() { self.named(name)? } else { self.group(name) };
         let lanes: BTreeMap<Whose, u64> =
             group.lanes().iter().filter_map(|lane| Some((lane.whose, lane.lock().committed()?.next_offset))).collect();
