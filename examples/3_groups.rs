@@ -153,12 +153,12 @@ async fn run_in(input: Input, dir: &Path, crash_after: Option<u64>) -> Result<St
     let found = world.survey().await?;
     let missing: Vec<usize> = (0..found.len()).filter(|index| found[*index].is_none()).collect();
     let mut opened = Vec::new();
-    for group in 0..GROUPS.len() {
-        let mut ledger = world.recall(group, &found).await?;
+    for (number, group) in world.groups.iter().enumerate() {
+        let mut ledger = world.recall(number, &found).await?;
         // What comes again in this run is counted by itself.
         ledger.redelivered = 0;
-        opened.push(format!("{} {} ({} open)", GROUPS[group].0, grouped(ledger.processed), grouped(ledger.at_risk())));
-        *world.groups[group].ledger() = ledger;
+        opened.push(format!("{} {} ({} open)", group.name, grouped(ledger.processed), grouped(ledger.at_risk())));
+        *group.ledger() = ledger;
     }
     let already: Vec<u64> = world.groups.iter().map(|group| group.ledger().processed).collect();
     let mut troupe = Troupe::new(Arc::clone(&world));
