@@ -59,12 +59,10 @@ fn all_of_it_is_one_commit() {
     tx.commit_offset(&consumer, &message).unwrap();
     tx.abort();
     let crashed = killed(log.path());
-    for dir in [crashed.path()] {
-        let log = Log::blocking_open(dir).unwrap();
-        assert_eq!(values(&log.raw_topic("out").unwrap()), ["done 0"]);
-        let mut consumer = log.raw_topic("in").unwrap().subscribe("g").blocking_build().unwrap();
-        assert_eq!(consumer.blocking_recv().unwrap().unwrap().offset(), 1);
-    }
+    let log = Log::blocking_open(crashed.path()).unwrap();
+    assert_eq!(values(&log.raw_topic("out").unwrap()), ["done 0"]);
+    let mut consumer = log.raw_topic("in").unwrap().subscribe("g").blocking_build().unwrap();
+    assert_eq!(consumer.blocking_recv().unwrap().unwrap().offset(), 1);
 }
 
 #[test]
