@@ -12,19 +12,42 @@ mod args;
 mod console;
 #[path = "support/ndjson.rs"]
 mod ndjson;
+#[path = "support/story.rs"]
+mod story;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use annals::{Log, Message, Raw, Record, RecoveryReport, Start, Topic, TopicDef, TopicDescription, TopicSettings};
-use args::{Args, HELP};
+use annals::{Log, Message, Raw, RecoveryReport, Start, Topic, TopicDef, TopicDescription, TopicSettings};
+use args::Args;
 use bytes::Bytes;
 use console::{Progress, grouped, rate};
 use futures_util::StreamExt;
 use ndjson::{Event, Input, LINE_BYTES_MAX};
+use story::{Failure, broken};
+
+const HELP: &str = "\
+Takes a history of events through a crash, and proves that nothing of it is lost, doubled or out of order.
+
+usage: cargo run --release --example 1_history -- [PATH] [--dir DIR] [--crash-after N]
+
+  PATH             events, one JSON object a line (NDJSON), plain or gzip; without it, a small library's book loans.
+                   Each has \"type\" and \"key\" (text) and \"time\" (RFC 3339 with an offset, be it long before 1970),
+                   and any other fields: {\"type\":\"borrowed\",\"key\":\"loan-1\",\"time\":\"1887-05-02T09:00:00Z\",\"copy\":2}
+  --dir DIR        the log's directory; made if it is not there. A run goes on where the log in DIR ends.
+                   Without it: a temporary directory, and the whole story by itself. A child process appends, and
+                   is killed in the middle; this process then goes on, replays, checks and prints the table.
+  --crash-after N  kill the process (abort: nothing is closed or flushed) once N events of this run are acknowledged
+  --help           print this
+
+Try a crash by hand, as often as you like, then let it finish:
+  cargo run --release --example 1_history -- --dir /tmp/history --crash-after 50
+  cargo run --release --example 1_history -- --dir /tmp/history
+
+exit code: 0 if everything holds, 1 if a check fails, 2 if the arguments, the input or the log cannot be used
+";
 
 /// The topic holds each event's line byte for byte, so its values are bytes. `TopicDef<MyEvent, Json>` would hold a type.
 const HISTORY: TopicDef<Bytes, Raw> = TopicDef::new("history");
@@ -35,52 +58,19 @@ const PARTITIONS: u32 = 4;
 /// Sends under way at once: one `fdatasync` then serves hundreds of events, and each is on the disk when acknowledged.
 const IN_FLIGHT_MAX: usize = 4096;
 
-/// Why there is no success.
-enum Failure {
-    /// Arguments, input or log: nothing can be said about the history.
-    Unusable(String),
-    /// The log does not hold what it should.
-    Broken(String),
-}
-
-impl From<annals::Error> for Failure {
-    fn from(error: annals::Error) -> Self {
-        Self::Unusable(error.to_string())
-    }
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let answer = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(Some(args)) => run(&args).await,
-        Ok(None) => Ok(HELP.to_owned()),
-        Err(why) => Err(Failure::Unusable(format!("{why}; --help explains"))),
-    };
-    match answer {
-        Ok(text) => {
-            // Whoever closed the pipe early has read enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(Failure::Broken(why)) => {
-            eprintln!("1_history: CHECK FAILED: {why}");
-            ExitCode::from(1)
-        }
-        Err(Failure::Unusable(why)) => {
-            eprintln!("1_history: {why}");
-            ExitCode::from(2)
-        }
-    }
+    story::tell("1_history", HELP, run).await
 }
 
 /// With a directory, one run in it; without, the whole story.
-async fn run(args: &Args) -> Result<String, Failure> {
+async fn run(args: Args) -> Result<String, Failure> {
     let input = Input::read(args.path.as_deref()).map_err(Failure::Unusable)?;
     if let Some(dir) = &args.dir {
         return resume(&input, dir, args.crash_after, 0).await;
     }
     let dir = tempfile::tempdir().map_err(|error| Failure::Unusable(format!("no temporary directory: {error}")))?;
-    let acknowledged = crash_in_the_middle(args, &input, dir.path())?;
+    let acknowledged = crash_in_the_middle(&args, &input, dir.path())?;
     resume(&input, dir.path(), None, acknowledged).await
 }
 
@@ -95,17 +85,10 @@ fn crash_in_the_middle(args: &Args, input: &Input, dir: &Path) -> Result<u64, Fa
             None => Ok(0),
         };
     }
-    let program = std::env::current_exe().map_err(|error| Failure::Unusable(format!("cannot find itself: {error}")))?;
-    let mut child = Command::new(program);
-    child.arg("--dir").arg(dir).arg("--crash-after").arg(count.to_string()).arg("--").args(&args.path);
-    let status = child.stdout(Stdio::null()).status();
-    match status.map(|status| status.code()) {
-        Ok(Some(0)) => Err(Failure::Broken(format!("the child came to its end, and should have crashed at {count}"))),
-        // It has said why on stderr, which is ours.
-        Ok(Some(code @ (1 | 2))) => Err(Failure::Unusable(format!("the child failed with exit code {code}"))),
-        Ok(_) => Ok(count),
-        Err(error) => Err(Failure::Unusable(format!("cannot start the child: {error}"))),
+    if !story::crash(args, dir, count)? {
+        return broken(format!("the child came to its end, and should have crashed at {count}"));
     }
+    Ok(count)
 }
 
 /// One run: opens the log, finds what is there, appends what is missing, replays and checks everything.
@@ -132,7 +115,7 @@ async fn resume(input: &Input, dir: &Path, crash_after: Option<u64>, promised: u
     let recovery = log.recovery().clone();
     log.close().await?;
     if let Some(damage) = recovery.damage.first() {
-        return Err(Failure::Broken(damage.to_string()));
+        return broken(damage.to_string());
     }
     let run = Run { input, promised, found: &found, missing: missing.len() as u64, append_took, replayed: &replayed };
     Ok(table(&run, &recovery, &description, crash_after))
@@ -143,7 +126,7 @@ fn keeps_promises(input: &Input, found: &Replayed, promised: u64) -> Result<(), 
     match found.seen.iter().take(promised as usize).position(|seen| !seen) {
         Some(lost) => {
             let line = input.events[lost].line;
-            Err(Failure::Broken(format!("the event in line {line} was acknowledged before the crash, and is lost")))
+            broken(format!("the event in line {line} was acknowledged before the crash, and is lost"))
         }
         None => Ok(()),
     }
@@ -167,7 +150,8 @@ async fn append(
         let next = unsent.next();
         if let Some(event) = next {
             // Returns at once; the record is on its way. What was acknowledged by now is noted in it: see `causal_order`.
-            let delivery = topic.send(record(event, last_line)).await.map_err(annals::Error::from)?;
+            let delivery =
+                topic.send(event.record().header("after", last_line.to_string())).await.map_err(annals::Error::from)?;
             in_flight.push_back((event.line, delivery));
         }
         // Waits only where too many are under way, or all are sent.
@@ -191,16 +175,6 @@ async fn append(
             return Ok(began.elapsed());
         }
     }
-}
-
-/// An event as a record: its key chooses the partition, and its time is kept, whatever the order.
-fn record(event: &Event, last_line: u64) -> Record<Bytes> {
-    Record::new(event.text.clone())
-        .key(&event.key)
-        .timestamp(event.time)
-        .header("type", &event.kind)
-        .header("line", event.line.to_string())
-        .header("after", last_line.to_string())
 }
 
 /// What a replay has shown.
@@ -285,7 +259,7 @@ impl<'a> Replayed<'a> {
 
     fn is_complete(&self) -> Result<(), Failure> {
         match self.seen.iter().position(|seen| !seen) {
-            Some(index) => Err(Failure::Broken(format!("line {} is missing", self.input.events[index].line))),
+            Some(index) => broken(format!("line {} is missing", self.input.events[index].line)),
             None => Ok(()),
         }
     }

@@ -9,19 +9,19 @@
 #![expect(clippy::disallowed_methods, reason = "an example measures with the real clock")]
 
 #[path = "support/args.rs"]
-#[expect(dead_code, reason = "its help is that of the first example")]
 mod args;
 #[path = "support/console.rs"]
 mod console;
 #[path = "support/ndjson.rs"]
-#[expect(dead_code, reason = "lines are looked up by the first example only")]
+#[expect(dead_code, reason = "lines and records are those of other examples")]
 mod ndjson;
+#[path = "support/story.rs"]
+mod story;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use annals::{
@@ -31,6 +31,7 @@ use args::Args;
 use bytes::Bytes;
 use console::{Progress, grouped, rate};
 use ndjson::{Event, Input, LINE_BYTES_MAX};
+use story::{Failure, broken};
 
 const HELP: &str = "\
 Puts the same events through a log three times over, with retention, compaction and compression on, is killed at random
@@ -66,50 +67,13 @@ const REPEATED_ONE_IN: usize = 7;
 const STALE_ONE_IN: usize = 50;
 const KILLS: u64 = 4;
 
-/// Why there is no success.
-enum Failure {
-    /// Arguments, input or log: nothing can be said.
-    Unusable(String),
-    /// The log does not hold what it should.
-    Broken(String),
-}
-
-impl From<annals::Error> for Failure {
-    fn from(error: annals::Error) -> Self {
-        Self::Unusable(error.to_string())
-    }
-}
-
-fn broken<T>(why: impl Into<String>) -> Result<T, Failure> {
-    Err(Failure::Broken(why.into()))
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let answer = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(Some(args)) => run(&args).await,
-        Ok(None) => Ok(HELP.to_owned()),
-        Err(why) => Err(Failure::Unusable(format!("{why}; --help explains"))),
-    };
-    match answer {
-        Ok(text) => {
-            // Whoever closed the pipe early has read enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(Failure::Broken(why)) => {
-            eprintln!("2_years: CHECK FAILED: {why}");
-            ExitCode::from(1)
-        }
-        Err(Failure::Unusable(why)) => {
-            eprintln!("2_years: {why}");
-            ExitCode::from(2)
-        }
-    }
+    story::tell("2_years", HELP, run).await
 }
 
 /// With a directory, one run in it; without, the whole story.
-async fn run(args: &Args) -> Result<String, Failure> {
+async fn run(args: Args) -> Result<String, Failure> {
     let input = Input::read(args.path.as_deref()).map_err(Failure::Unusable)?;
     if let Some(dir) = &args.dir {
         return run_in(&input, dir, args.crash_after).await;
@@ -121,25 +85,11 @@ async fn run(args: &Args) -> Result<String, Failure> {
         // Anywhere in what a fair share of the work is; the hasher is the standard library's source of chance.
         let chance = RandomState::new().hash_one(number);
         let after = args.crash_after.unwrap_or(1 + chance % (total / KILLS).max(1));
-        if crash(args, dir.path(), after)? {
+        if story::crash(&args, dir.path(), after)? {
             kills += &format!("killed         after {} more events\n", grouped(after));
         }
     }
     Ok(kills + &run_in(&input, dir.path(), None).await?)
-}
-
-/// Lets a child process go on until it is killed. Answers whether it was: there may have been less left to do.
-fn crash(args: &Args, dir: &Path, after: u64) -> Result<bool, Failure> {
-    let program = std::env::current_exe().map_err(|error| Failure::Unusable(format!("cannot find itself: {error}")))?;
-    let mut child = Command::new(program);
-    child.arg("--dir").arg(dir).arg("--crash-after").arg(after.to_string()).arg("--").args(&args.path);
-    match child.stdout(Stdio::null()).status().map(|status| status.code()) {
-        Ok(Some(0)) => Ok(false),
-        // It has said why on stderr, which is ours.
-        Ok(Some(code @ (1 | 2))) => Err(Failure::Unusable(format!("the child failed with exit code {code}"))),
-        Ok(_) => Ok(true),
-        Err(error) => Err(Failure::Unusable(format!("cannot start the child: {error}"))),
-    }
 }
 
 /// One run: opens the log, finds where it is, does the rest, and proves what must hold.

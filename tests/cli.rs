@@ -13,6 +13,9 @@ use annals::{Log, Raw, TopicDef, TopicSettings};
 use bytes::Bytes;
 use serde_json::Value;
 
+#[path = "cli/groups.rs"]
+mod groups;
+
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/sample.ndjson");
 const SAMPLE_FIELDS: [&str; 6] = ["--key", "key", "--time", "time", "--type", "type"];
 
@@ -833,6 +836,7 @@ fn help_pages_and_completions() {
         "tail",
         "cat",
         "find",
+        "groups",
         "stats",
         "verify",
         "repair",

@@ -230,6 +230,67 @@ fn years_are_three_passes_through_four_kills() {
     assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 2_years"));
 }
 
+/// The columns of a group in the table of the third example, by their headings.
+#[track_caller]
+fn group(output: &Output, name: &str) -> std::collections::BTreeMap<String, u64> {
+    let table = stdout(output);
+    let columns = |name: &str| table.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+    let headings = columns("GROUP").split_whitespace().skip(1).map(str::to_owned);
+    headings.zip(columns(name).split_whitespace().skip(1).map(|cell| cell.replace(',', "").parse().unwrap())).collect()
+}
+
+#[test]
+fn groups_finish_everything_through_a_kill() {
+    let groups = example("3_groups");
+    let run = |args: &[&str]| Command::new(&groups).args(args).output().unwrap();
+    let told = run(&[]);
+    assert_success(&told);
+    assert_eq!(row(&told, "killed"), "after 199 events of the workers");
+    assert!(stderr(&told).contains("the workers have processed 199 events: killing the process"));
+    assert!(row(&told, "opening").starts_with("killed before, epoch 1"));
+    assert_eq!(row(&told, "events"), "266 of 25 keys in 6 partitions");
+    assert_eq!(row(&told, "exactly once"), "266 outcomes of 266 events");
+    let (workers, stage) = (group(&told, "workers"), group(&told, "stage"));
+    assert_eq!((workers["MEMBERS"], workers["CRASHED"], workers["LEFT"]), (3, 1, 1), "{}", stdout(&told));
+    assert!(workers["REDELIVERED"] >= 1 && workers["REBALANCES"] >= 3, "{}", stdout(&told));
+    assert_eq!((stage["CRASHED"], stage["REDELIVERED"]), (1, 0), "{}", stdout(&told));
+    for name in ["workers", "audit", "stage"] {
+        assert_eq!((group(&told, name)["COMMITTED"], group(&told, name)["LAG"]), (266, 0), "{}", stdout(&told));
+    }
+
+    // By hand, in a directory of its own: killed, gone on with, and then nothing is left to do.
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let log = log.to_str().unwrap();
+    let killed = run(&["--dir", log, "--crash-after", "20"]);
+    assert_eq!(killed.status.code(), None, "{}{}", stdout(&killed), stderr(&killed));
+    assert_success(&run(&["--dir", log]));
+    let again = run(&["--dir", log]);
+    assert_success(&again);
+    assert!(row(&again, "opening").starts_with("closed cleanly before"), "{}", stdout(&again));
+    assert!(row(&again, "found").contains("workers 266 (0 open), audit 266 (0 open), stage 266 (0 open)"));
+    assert_eq!(group(&again, "workers")["PROCESSED"], 0);
+
+    // Histories without a middle, and another input than the log's.
+    let one = "{\"type\":\"t\",\"key\":\"k\",\"time\":\"2026-01-01T00:00:00Z\"}\n";
+    for count in [0, 1, 2, 5] {
+        let path = file(dir.path(), one.repeat(count).as_bytes());
+        let small = dir.path().join(format!("small-{count}"));
+        let told = run(&[path.to_str().unwrap(), "--dir", small.to_str().unwrap()]);
+        assert_success(&told);
+        assert_eq!(row(&told, "exactly once"), format!("{count} outcomes of {count} events"));
+        assert_success(&run(&[path.to_str().unwrap()]));
+    }
+    let other = run(&[file(dir.path(), one.as_bytes()).to_str().unwrap(), "--dir", log]);
+    assert_eq!(other.status.code(), Some(1), "{}", stderr(&other));
+    assert!(stderr(&other).starts_with("3_groups: CHECK FAILED: "), "{}", stderr(&other));
+    for bad in [&["--what"][..], &["a", "b"], &["--crash-after", "0"], &["--crash-after", "267"], &["/nowhere/at/all"]]
+    {
+        assert_eq!(run(bad).status.code(), Some(2), "{bad:?}");
+    }
+    assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 3_groups"));
+}
+
 #[cfg(feature = "testing")]
 #[test]
 fn testing_tells_the_right_version_from_those_with_a_defect() {

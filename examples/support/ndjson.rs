@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
+use annals::Record;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use flate2::bufread::MultiGzDecoder;
@@ -32,6 +33,17 @@ pub(crate) struct Event {
     pub(crate) time: DateTime<Utc>,
     /// The line as it stands there, with whatever other fields it has.
     pub(crate) text: Bytes,
+}
+
+impl Event {
+    /// As a record: its key chooses the partition, and its time is kept, whatever the order.
+    pub(crate) fn record(&self) -> Record<Bytes> {
+        Record::new(self.text.clone())
+            .key(&self.key)
+            .timestamp(self.time)
+            .header("type", &self.kind)
+            .header("line", self.line.to_string())
+    }
 }
 
 /// All events of a file, in its order.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    admin, alter, create, delete, dump, find, generate, import, produce, read, repair, stats, verify,
+    admin, alter, create, delete, dump, find, generate, groups, import, produce, read, repair, stats, verify,
 };
 use crate::output::ColorWhen;
 
@@ -17,7 +17,7 @@ Exit codes:
   2  usage: an argument, a name or a setting is outside what is allowed
   3  damage was found
   4  the log is open elsewhere
-  5  the log, the topic or the partition does not exist
+  5  the log, the topic, the partition or the group does not exist
   6  the topic exists with other settings
   7  the offset does not exist
   8  the disk is full
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Cat(read::CatArgs),
     /// Show the records that have a header with a value
     Find(find::FindArgs),
+    /// Look at consumer groups, and set where they go on
+    Groups(groups::GroupsArgs),
     /// Show sizes, records and rates
     Stats(stats::StatsArgs),
     /// Read everything with all checks
@@ -93,7 +95,9 @@ mod tests {
         let mut command = Cli::command();
         command.clone().debug_assert();
         command.build();
-        for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+        let is_own = |subcommand: &&clap::Command| subcommand.get_name() != "help";
+        let own = || command.get_subcommands().filter(is_own);
+        for subcommand in own().chain(own().flat_map(|subcommand| subcommand.get_subcommands().filter(is_own))) {
             let help = subcommand.clone().render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
             assert!(
@@ -118,6 +122,13 @@ mod tests {
             "stats",
             "verify",
             "repair",
+            "groups",
+            "list",
+            "reset",
+            "--to-earliest",
+            "--shift-by",
+            "-5",
+            "--execute",
             "dump-segment",
             "completions",
             "man",

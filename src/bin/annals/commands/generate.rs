@@ -16,10 +16,12 @@ pub(crate) struct CompletionsArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  annals man | man -l -\n  annals man import > annals-import.1")]
+#[command(
+    after_help = "Examples:\n  annals man | man -l -\n  annals man import > annals-import.1\n  annals man groups reset"
+)]
 pub(crate) struct ManArgs {
     /// The subcommand; by default the page is about annals as a whole
-    subcommand: Option<String>,
+    subcommand: Vec<String>,
 }
 
 pub(crate) fn completions(cli: &Cli, args: &CompletionsArgs) -> Outcome {
@@ -31,13 +33,12 @@ pub(crate) fn completions(cli: &Cli, args: &CompletionsArgs) -> Outcome {
 pub(crate) fn man(cli: &Cli, args: &ManArgs) -> Outcome {
     let mut command = Cli::command();
     command.build();
-    let command = match &args.subcommand {
-        None => command,
-        Some(name) => match command.get_subcommands().find(|subcommand| subcommand.get_name() == name) {
-            Some(subcommand) => subcommand.clone(),
-            None => return Err(Failure::usage(format!("annals has no subcommand {name:?}"))),
-        },
-    };
+    for name in &args.subcommand {
+        let Some(subcommand) = command.get_subcommands().find(|subcommand| subcommand.get_name() == name) else {
+            return Err(Failure::usage(format!("{} has no subcommand {name:?}", command.get_name())));
+        };
+        command = subcommand.clone();
+    }
     let mut page = Vec::new();
     let rendered = Man::new(command).render(&mut page);
     rendered.map_err(|error| Failure::new(Class::Failed, format!("cannot write the page: {error}")))?;

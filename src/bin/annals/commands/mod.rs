@@ -11,6 +11,7 @@ pub(crate) mod delete;
 pub(crate) mod dump;
 pub(crate) mod find;
 pub(crate) mod generate;
+pub(crate) mod groups;
 pub(crate) mod import;
 pub(crate) mod origin;
 pub(crate) mod produce;
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Tail(args) => read::tail(cli, args),
         Command::Cat(args) => read::cat(cli, args),
         Command::Find(args) => find::run(cli, args),
+        Command::Groups(args) => groups::run(cli, args),
         Command::Stats(args) => stats::run(cli, args),
         Command::Verify(args) => verify::run(cli, args),
         Command::Repair(args) => repair::run(cli, args),
