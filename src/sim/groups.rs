@@ -331,6 +331,44 @@ fn whoever_has_lost_a_partition_is_fenced() {
     a_former_owner_is_fenced().unwrap();
 }
 
+/// What was finished out of order is remembered, and what was not comes again.
+pub(super) fn unfinished_work_comes_again() -> Verdict {
+    let run = || -> Result<Vec<u64>> {
+        let disk = SimDisk::new(5, SimOptions::default());
+        let log = open_on(&disk, 1)?;
+        let input = topic(&log, "in", 1, Durability::Sync)?;
+        for number in 0..6 {
+            input.blocking_produce(Record::new(Bytes::from(number.to_string())))?;
+        }
+        let mut consumer = input.subscribe("g").blocking_build()?;
+        let mut all = Vec::new();
+        while let Some(message) = consumer.try_recv()? {
+            all.push(message);
+        }
+        for at in [4, 1, 0] {
+            consumer.finish(&all[at])?;
+        }
+        consumer.blocking_commit_finished()?;
+        disk.power_loss();
+        drop((consumer, input, log));
+        let log = open_on(&disk, 2)?;
+        let mut consumer = log.raw_topic("in")?.subscribe("g").blocking_build()?;
+        let mut again = Vec::new();
+        while let Some(message) = consumer.try_recv()? {
+            again.push(message.offset());
+        }
+        Ok(again)
+    };
+    let again = run().map_err(|error| error.to_string())?;
+    ensure!(again == [2, 3, 5], "{again:?} instead of what was not finished");
+    Ok(())
+}
+
+#[test]
+fn what_was_not_finished_comes_again() {
+    unfinished_work_comes_again().unwrap();
+}
+
 /// The quick one of these, for the planted defects.
 pub(super) fn a_stage_crashes_here_and_there() -> Verdict {
     at_every_call(Durability::Sync, 11).map(drop)

@@ -34,6 +34,7 @@ pub(super) const SCENARIOS: &[fn() -> Verdict] = &[
     super::compaction::some_cuts,
     super::groups::lost_records_do_not_hide_those_that_follow,
     super::groups::a_former_owner_is_fenced,
+    super::groups::unfinished_work_comes_again,
     super::groups::a_stage_crashes_here_and_there,
 ];
 
