@@ -46,8 +46,9 @@ pub(crate) fn block_after<R>(looks_max: u32, mut poll: impl FnMut(&mut Context<'
                 std::thread::park();
             }
         }
-        // Before the next poll: what comes from here on wakes again.
-        unpark.woken.store(false, Ordering::Relaxed);
+        // Before the next poll: what comes from here on wakes again. Exchanged, so that the poll sees what it was woken for: a
+        // store would take away the mark of whoever came after the look above, and the poll might still miss what that one did.
+        unpark.woken.swap(false, Ordering::Acquire);
     }
 }
 
@@ -58,7 +59,8 @@ struct Unpark {
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
+        // Exchanged: a store would hide from the thread what another who wakes it at the same time has done before.
+        self.woken.swap(true, Ordering::Release);
         self.thread.unpark();
     }
 }

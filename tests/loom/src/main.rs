@@ -25,6 +25,7 @@ mod news;
 mod partition;
 mod planted;
 mod segment;
+mod woken;
 
 use planted::Bug;
 
@@ -37,6 +38,9 @@ struct Model {
 }
 
 const MODELS: &[Model] = &[
+    Model { name: "a thread that sleeps", run: woken::asleep, preemptions: 3, defects: &[] },
+    Model { name: "a thread that looks, and sleeps", run: woken::awake, preemptions: 3, defects: &[] },
+    Model { name: "a thread that is woken late", run: woken::late, preemptions: 3, defects: &[] },
     Model { name: "one partition, three appends", run: news::one_partition, preemptions: 3, defects: &[] },
     Model { name: "two partitions, two producers", run: news::two_partitions, preemptions: 2, defects: &[] },
     Model { name: "an append and a close", run: news::close, preemptions: 3, defects: &[] },

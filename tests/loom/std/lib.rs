@@ -19,5 +19,26 @@ pub mod hint {
 }
 
 pub mod thread {
-    pub use loom::thread::{Thread, current, park, spawn};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    pub use loom::thread::{park, spawn};
+
+    /// To loom, waking a thread is one step with what comes before it, and whoever is woken sees at once all that was done by
+    /// then, awake or not. With this, others go on in between.
+    pub static UNPARKS_LATE: AtomicBool = AtomicBool::new(false);
+
+    pub struct Thread(loom::thread::Thread);
+
+    pub fn current() -> Thread {
+        Thread(loom::thread::current())
+    }
+
+    impl Thread {
+        pub fn unpark(&self) {
+            if UNPARKS_LATE.load(Ordering::Relaxed) {
+                loom::thread::yield_now();
+            }
+            self.0.unpark();
+        }
+    }
 }
