@@ -24,7 +24,12 @@ pub(crate) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> Result<T> 
 const LOOKS: u32 = 2000;
 
 /// Polls on this thread until there is an answer.
-pub(crate) fn block<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
+pub(crate) fn block<R>(poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
+    block_after(LOOKS, poll)
+}
+
+/// The same, with another number of looks.
+pub(crate) fn block_after<R>(looks_max: u32, mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
     let unpark = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&unpark));
     let mut cx = Context::from_waker(&waker);
@@ -35,14 +40,15 @@ pub(crate) fn block<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
         let mut looks = 0;
         while !unpark.woken.load(Ordering::Acquire) {
             looks += 1;
-            if looks < LOOKS {
+            if looks < looks_max {
                 std::hint::spin_loop();
             } else {
                 std::thread::park();
             }
         }
-        // Before the next poll: what comes from here on wakes again.
-        unpark.woken.store(false, Ordering::Relaxed);
+        // Before the next poll: what comes from here on wakes again. Exchanged, so that the poll sees what it was woken for: a
+        // store would take away the mark of whoever came after the look above, and the poll might still miss what that one did.
+        unpark.woken.swap(false, Ordering::Acquire);
     }
 }
 
@@ -53,7 +59,8 @@ struct Unpark {
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
+        // Exchanged: a store would hide from the thread what another who wakes it at the same time has done before.
+        self.woken.swap(true, Ordering::Release);
         self.thread.unpark();
     }
 }

@@ -126,11 +126,7 @@ impl Core {
                 self.work(here, move || opening.open(&log.engine, &groups))
             }
             State::Open(mut cursor) => {
-                if cursor.next_offset() >= source.partition.visible_end() {
-                    // In this order: what comes from here on is told, what came before is seen by the look.
-                    source.watcher.rearm();
-                }
-                let at_end = cursor.next_offset() >= source.partition.visible_end();
+                let at_end = source.watcher.is_at_end(&source.partition, cursor.next_offset());
                 if at_end && source.partition.damage().is_none() && source.partition.closed().is_none() {
                     cursor.rest();
                     source.state = State::Open(cursor);
@@ -196,12 +192,9 @@ impl Core {
     /// Begins a frame, if the partition is still this member's.
     fn deliver(&mut self, index: usize, frame: Frame) -> Visit {
         let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Visit::Nothing };
-        let mut state = source.lane.lock();
-        if !state.is_owned_by(source.tenure) {
+        if !source.lane.claim(source.tenure, frame.header.next_offset()) {
             return Visit::Nothing;
         }
-        state.claimed = state.claimed.max(frame.header.next_offset());
-        drop(state);
         let item = FrameOf {
             topic: Arc::clone(&source.topic.name),
             partition: source.partition.owner.partition,

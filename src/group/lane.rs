@@ -81,6 +81,16 @@ impl Lane {
     pub(crate) fn lock(&self) -> MutexGuard<'_, LaneState> {
         lock(&self.state)
     }
+
+    /// The owner is about to hand out records below `to`. Answers whether it still is the owner.
+    pub(crate) fn claim(&self, tenure: u64, to: u64) -> bool {
+        let mut state = self.lock();
+        if !state.is_owned_by(tenure) {
+            return false;
+        }
+        state.claimed = state.claimed.max(to);
+        true
+    }
 }
 
 impl LaneState {

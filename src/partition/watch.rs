@@ -28,11 +28,21 @@ impl Watcher {
         Arc::new(Self { target, number, told: AtomicBool::new(false) })
     }
 
+    /// Whether `partition` ends at `next`, or before. If it does, the next change is told.
+    pub(crate) fn is_at_end(&self, partition: &Partition, next: u64) -> bool {
+        if next < partition.visible_end() {
+            return false;
+        }
+        // In this order: what comes from here on is told, what came before is seen by the look.
+        self.rearm();
+        next >= partition.visible_end()
+    }
+
     /// Wants to be told of the next change. To be called before a look: a change is seen by the look, or told after it.
     ///
     /// Both sides exchange the mark, so one comes first. If that is the change, this reads what it has stored, and with it
     /// everything that was made visible before; if it is this, the change finds the mark gone, and tells.
-    pub(crate) fn rearm(&self) {
+    fn rearm(&self) {
         self.told.swap(false, Ordering::AcqRel);
     }
 
