@@ -226,9 +226,11 @@ impl Core {
         source.state = match (cursor, &error) {
             (Some(cursor), None) => State::Open(cursor),
             (Some(cursor), Some(error)) if error.corruption().is_none() => State::Open(cursor),
+            // The disk may do better the next time.
+            (None, Some(error)) if error.kind() == ErrorKind::Io => State::New,
             _ => State::Failed,
         };
-        if matches!(source.state, State::Open(_)) && !source.queued {
+        if !matches!(source.state, State::Failed) && !source.queued {
             source.queued = true;
             self.ready.push_back(index);
         }

@@ -17,17 +17,22 @@ use crate::log::open::open;
 use crate::log::settings::{Durability, LogSettings, TopicSettings};
 use crate::record::{Message, Record};
 use crate::replay::Start;
-use crate::storage::Env;
 use crate::storage::clock::{ManualClock, SeededRandom};
+use crate::storage::fault::{Class, Fault, FaultDisk, Plan, Repeat};
 use crate::storage::sim::{SimDisk, SimFault, SimOptions};
+use crate::storage::{Env, Storage};
 use crate::topic::Topic;
 
 const KEYS: u64 = 5;
 const INPUTS: u64 = 12;
 
 fn open_on(disk: &SimDisk, life: u64) -> Result<Log> {
+    open_storage(disk.mount(), life)
+}
+
+fn open_storage(storage: Arc<dyn Storage>, life: u64) -> Result<Log> {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
-    let env = Env::new(disk.mount(), clock, Arc::new(SeededRandom::new(life)), 64);
+    let env = Env::new(storage, clock, Arc::new(SeededRandom::new(life)), 64);
     let settings = LogSettings {
         commit_bytes_max: 128 << 10,
         journal_bytes: 256 << 10,
@@ -367,6 +372,49 @@ pub(super) fn unfinished_work_comes_again() -> Verdict {
 #[test]
 fn what_was_not_finished_comes_again() {
     unfinished_work_comes_again().unwrap();
+}
+
+/// A call to the disk that fails is told, and the next one tries again: nothing is passed over, and nobody waits for ever.
+#[test]
+fn a_read_that_fails_is_told_and_tried_again() {
+    let mut told = 0;
+    for at in 0..12 {
+        let disk = SimDisk::new(6, SimOptions::default());
+        let log = open_on(&disk, 2).unwrap();
+        let input = topic(&log, "in", 2, Durability::Sync).unwrap();
+        for number in 0..40 {
+            input.blocking_produce(Record::new(Bytes::from(vec![number; 900])).key(number.to_string())).unwrap();
+        }
+        let mut consumer = input.subscribe("g").blocking_build().unwrap();
+        for _ in 0..3 {
+            let message = consumer.try_recv().unwrap().unwrap();
+            consumer.blocking_commit(&message).unwrap();
+        }
+        drop((consumer, input));
+        log.blocking_close().unwrap();
+        drop(log);
+        let faulty = Arc::new(FaultDisk::new(disk.mount()));
+        let log = open_storage(Arc::clone(&faulty) as _, 4).unwrap();
+        let input = log.raw_topic("in").unwrap();
+        let mut consumer = input.subscribe("g").blocking_build().unwrap();
+        faulty.arm(Plan { classes: &[Class::Read], at, fault: Fault::Eio, repeat: Repeat::Once });
+        let (mut got, mut failed) = (0, 0);
+        while got < 37 {
+            match consumer.try_recv() {
+                Ok(Some(_)) => got += 1,
+                Ok(None) => panic!("at {at}: nothing more comes after {got}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Io, "at {at}: {error}");
+                    failed += 1;
+                    assert!(failed < 3, "at {at}: it fails again and again");
+                }
+            }
+        }
+        assert!(consumer.try_recv().unwrap().is_none());
+        told += failed;
+    }
+    eprintln!("{told} failed reads were told");
+    assert!(told >= 3, "{told}");
 }
 
 /// The quick one of these, for the planted defects.
