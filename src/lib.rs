@@ -3,9 +3,11 @@
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+mod bus;
 mod codec;
 mod consumer;
 mod error;
+pub mod event;
 mod expected;
 mod find;
 mod format;
@@ -35,6 +37,11 @@ mod topic;
 mod transaction;
 mod views;
 
+pub use bus::{
+    Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Context, DeadLetter, DeadLetters, Event,
+    Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Subscription, SubscriptionHealth,
+    SubscriptionStats, UnknownType, blocking,
+};
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};
 pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result, Rewound};

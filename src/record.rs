@@ -13,8 +13,8 @@ mod message;
 mod tests;
 
 pub use borrowed::RecordRef;
-pub(crate) use headers::{HEADER_NAME_BYTES_MAX, MESSAGE_ID};
-pub use headers::{Header, Headers};
+pub(crate) use headers::HEADER_NAME_BYTES_MAX;
+pub use headers::{Header, Headers, MESSAGE_ID};
 pub use into_bytes::IntoBytes;
 pub use message::Message;
 

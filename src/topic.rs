@@ -75,6 +75,11 @@ impl<T, C: Codec<T>> Topic<T, C> {
         Self { log, state, codec: Arc::new(codec), sticky: Arc::new(Sticky::new(first as u32)), values: PhantomData }
     }
 
+    /// The same topic, with another way of spreading records without a key.
+    pub(crate) fn with_sticky(self, sticky: Arc<Sticky>) -> Self {
+        Self { sticky, ..self }
+    }
+
     /// The partition that Kafka's default partitioner, and so this topic, picks for a key.
     ///
     /// ```

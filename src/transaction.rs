@@ -82,6 +82,16 @@ impl Transaction {
         Self { log, batch: Batch::new(), offsets }
     }
 
+    /// How many records there are to be written.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Whether there are no records to be written; there may be messages to be committed.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
     /// Adds a record. Nothing is written before [`commit`](Self::commit).
     ///
     /// # Errors

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("partitioner", &[]),
     ("record", &["error", "text"]),
     ("codec", &["error"]),
+    ("event", &["error", "text", "record"]),
     // L0 to L2.
     ("storage", &[]),
     ("format", &["planted"]),
@@ -90,6 +91,29 @@ const LAYERS: &[(&str, &[&str])] = &[
             "consumer",
             "transaction",
             "find",
+        ],
+    ),
+    // On top of it: the event bus.
+    (
+        "bus",
+        &[
+            "error",
+            "text",
+            "task",
+            "codec",
+            "partitioner",
+            "record",
+            "event",
+            "storage",
+            "segment",
+            "log",
+            "topic",
+            "producer",
+            "group",
+            "replay",
+            "consumer",
+            "transaction",
+            "handle",
         ],
     ),
     // Beside it: the files themselves, checked, shown and repaired.

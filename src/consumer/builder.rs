@@ -48,6 +48,8 @@ pub struct Subscribe<T, C> {
     codec: Arc<C>,
     group: String,
     topics: Vec<String>,
+    /// Topics of annals' own.
+    internal: Vec<&'static str>,
     member: Option<String>,
     start: Option<Start>,
     on_gap: OnGap,
@@ -70,6 +72,7 @@ impl<T, C: Codec<T>> Subscribe<T, C> {
             codec,
             group,
             topics,
+            internal: Vec::new(),
             member: None,
             start: Some(Start::Earliest),
             on_gap: OnGap::default(),
@@ -105,6 +108,12 @@ impl<T, C: Codec<T>> Subscribe<T, C> {
     /// one before. What was finished within the last interval is delivered again after a crash. Without this, commit by hand.
     pub fn auto_commit(mut self, interval: Duration) -> Self {
         self.auto_commit = Some(interval);
+        self
+    }
+
+    /// Reads one of annals' own topics as well.
+    pub(crate) fn and_internal(mut self, topic: &'static str) -> Self {
+        self.internal.push(topic);
         self
     }
 
@@ -193,7 +202,7 @@ impl<T, C: Codec<T>> Subscribe<T, C> {
                 "the log is open read-only, where nothing can be committed; read it with `replay`, which follows as well",
             ));
         }
-        let subscription = Subscription::new(self.topics.iter().map(String::as_str))?;
+        let subscription = Subscription::new(self.topics.iter().map(String::as_str))?.and_internal(&self.internal);
         for name in &subscription.names {
             self.log.engine.topic(name)?;
         }

@@ -187,9 +187,14 @@ impl<T, C> Consumer<T, C> {
     ///
     /// As [`commit`](Self::commit); what could not be written in the background is an error of the next call, or of `flush`.
     pub fn commit_async<V>(&self, message: &Message<V>) -> Result<()> {
-        let (held, to) = self.core.said(message)?;
+        self.soon(message, |state| state.finish_below(message.offset + 1))
+    }
+
+    /// Says something of the message's partition, and commits it in the background.
+    pub(super) fn soon<V>(&self, message: &Message<V>, say: impl FnOnce(&mut LaneState)) -> Result<()> {
+        let (held, _) = self.core.said(message)?;
         self.core.groups.commit_soon(&self.core.log.engine, &held, SOON, |state| {
-            state.finish_below(to);
+            say(state);
             Ok(())
         })
     }
@@ -250,6 +255,15 @@ impl<T, C> Consumer<T, C> {
         })
     }
 
+    /// [`finish`](Self::finish), committed in the background within some milliseconds, as [`commit_async`](Self::commit_async) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit_async`](Self::commit_async).
+    pub fn finish_async<V>(&self, message: &Message<V>) -> Result<()> {
+        self.soon(message, |state| state.unsent |= state.progress.finish(message.offset, message.offset + 1))
+    }
+
     /// Commits what [`finish`](Self::finish) and [`note_attempt`](Self::note_attempt) were called with.
     ///
     /// # Errors
@@ -279,14 +293,11 @@ impl<T, C> Consumer<T, C> {
     ///
     /// As [`finish`](Self::finish).
     pub fn note_attempt<V>(&self, message: &Message<V>) -> Result<u32> {
+        let now = self.core.log.engine.env.clock.now_micros();
         self.with_lane(message, |state| {
-            if state.progress.is_finished(message.offset) {
-                return 0;
-            }
-            state.unsent = true;
-            let count = state.progress.attempts.entry(message.offset).or_insert(0);
-            *count = count.saturating_add(1);
-            *count
+            let tries = state.progress.note_attempt(message.offset, now);
+            state.unsent |= tries.is_some();
+            tries.map_or(0, |tries| tries.count)
         })
     }
 
@@ -296,10 +307,10 @@ impl<T, C> Consumer<T, C> {
     ///
     /// As [`finish`](Self::finish).
     pub fn attempts<V>(&self, message: &Message<V>) -> Result<u32> {
-        self.with_lane(message, |state| state.progress.attempts.get(&message.offset).copied().unwrap_or(0))
+        self.with_lane(message, |state| state.progress.tries(message.offset).count)
     }
 
-    fn with_lane<V, R>(&self, message: &Message<V>, work: impl FnOnce(&mut LaneState) -> R) -> Result<R> {
+    pub(super) fn with_lane<V, R>(&self, message: &Message<V>, work: impl FnOnce(&mut LaneState) -> R) -> Result<R> {
         let (_, source) = self.core.source_of(message)?;
         let mut state = source.lane.lock();
         state.check(source.tenure, &source.lane)?;

@@ -85,7 +85,7 @@ impl Core {
         }
     }
 
-    fn is_at_end(&self) -> bool {
+    pub(super) fn is_at_end(&self) -> bool {
         self.sources.iter().flatten().all(|source| source.paused || source.is_at_end())
     }
 

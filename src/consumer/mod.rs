@@ -26,6 +26,7 @@ mod mail;
 mod places;
 mod rebalance;
 mod source;
+mod working;
 
 pub use builder::Subscribe;
 pub use items::{Item, Lag, OnGap, TopicPartition};

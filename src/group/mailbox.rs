@@ -75,6 +75,13 @@ impl Mailbox {
         self.news.load(Ordering::Acquire)
     }
 
+    /// Whether the member is asked for a partition, and has lost none meanwhile.
+    pub(crate) fn is_asked(&self) -> bool {
+        let inner = lock(&self.inner);
+        let is = |wanted: fn(&Notice) -> bool| inner.notices.iter().any(wanted);
+        is(|notice| matches!(notice, Notice::Asked(_))) && !is(|notice| matches!(notice, Notice::Lost(_)))
+    }
+
     /// Takes everything out, into empty lists. Answers whether the mailbox is closed.
     pub(crate) fn take(&self, ready: &mut Vec<usize>, notices: &mut Vec<Notice>) -> bool {
         let mut inner = lock(&self.inner);

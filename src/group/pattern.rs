@@ -35,11 +35,16 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// Whether a topic is meant. annals' own topics never are.
+    /// The same, with topics of annals' own, by their names.
+    pub(crate) fn and_internal(mut self, topics: &[&str]) -> Self {
+        self.names.extend(topics.iter().map(|topic| Arc::from(*topic)));
+        self
+    }
+
+    /// Whether a topic is meant. Of annals' own topics no pattern is.
     pub(crate) fn matches(&self, topic: &str) -> bool {
-        !is_reserved(topic)
-            && (self.names.iter().any(|name| **name == *topic)
-                || self.patterns.iter().any(|pattern| matches(pattern, topic)))
+        self.names.iter().any(|name| **name == *topic)
+            || (!is_reserved(topic) && self.patterns.iter().any(|pattern| matches(pattern, topic)))
     }
 }
 
@@ -51,7 +56,21 @@ fn check_pattern(pattern: &str) -> Result<()> {
     })
 }
 
-fn matches(pattern: &str, name: &str) -> bool {
+/// Checks a pattern for texts of whatever kind.
+pub(crate) fn check_text_pattern(what: &str, pattern: &str) -> Result<()> {
+    if pattern.is_empty() || pattern.len() > TEXT_PATTERN_BYTES_MAX || pattern.contains(char::is_control) {
+        return Err(Error::invalid(format!(
+            "the {what} {} is no name and no pattern; 1 to {TEXT_PATTERN_BYTES_MAX} bytes without control characters are allowed",
+            quoted(pattern)
+        )));
+    }
+    Ok(())
+}
+
+const TEXT_PATTERN_BYTES_MAX: usize = 1024;
+
+/// Whether a text is one that a pattern stands for.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut name) = name.strip_prefix(head) else { return false };
     let mut parts = rest.split('*').peekable();

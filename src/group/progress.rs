@@ -12,7 +12,15 @@ pub(crate) struct Progress {
     pub(crate) low: u64,
     pub(crate) done: Ranges,
     /// How often records that are not finished were tried.
-    pub(crate) attempts: BTreeMap<u64, u32>,
+    pub(crate) attempts: BTreeMap<u64, Tries>,
+}
+
+/// How often a record was tried in vain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tries {
+    pub(crate) count: u32,
+    /// When the first try failed, in microseconds since 1970.
+    pub(crate) first_at: i64,
 }
 
 /// So many ranges and attempts a commit remembers at the most; what does not fit is delivered again after a restart.
@@ -27,7 +35,11 @@ impl Progress {
         Self {
             low: committed.next_offset,
             done: committed.done.iter().copied().collect(),
-            attempts: committed.attempts.iter().copied().collect(),
+            attempts: committed
+                .attempts
+                .iter()
+                .map(|(offset, count, first_at)| (*offset, Tries { count: *count, first_at: *first_at }))
+                .collect(),
         }
     }
 
@@ -64,6 +76,20 @@ impl Progress {
         offset < self.low || self.done.contains(offset)
     }
 
+    /// A record was tried once more, and failed. Answers how often by now; `None` if it is finished.
+    pub(crate) fn note_attempt(&mut self, offset: u64, now: i64) -> Option<Tries> {
+        if self.is_finished(offset) {
+            return None;
+        }
+        let tries = self.attempts.entry(offset).or_insert(Tries { count: 0, first_at: now });
+        tries.count = tries.count.saturating_add(1);
+        Some(*tries)
+    }
+
+    pub(crate) fn tries(&self, offset: u64) -> Tries {
+        self.attempts.get(&offset).copied().unwrap_or_default()
+    }
+
     /// What there is from `offset` on is not what it was.
     pub(crate) fn rewind(&mut self, offset: u64) {
         self.low = self.low.min(offset);
@@ -79,12 +105,17 @@ impl Progress {
             generation,
             time,
             done: self.done.iter().take(REMEMBERED_MAX).collect(),
-            attempts: self.attempts.iter().take(REMEMBERED_MAX).map(|(offset, count)| (*offset, *count)).collect(),
+            attempts: self
+                .attempts
+                .iter()
+                .take(REMEMBERED_MAX)
+                .map(|(offset, tries)| (*offset, tries.count, tries.first_at))
+                .collect(),
         }
     }
 }
 
-fn without(mut map: BTreeMap<u64, u32>, from: u64, to: u64) -> BTreeMap<u64, u32> {
+fn without(mut map: BTreeMap<u64, Tries>, from: u64, to: u64) -> BTreeMap<u64, Tries> {
     if map.range(from..to).next().is_some() {
         map.retain(|offset, _| !(from..to).contains(offset));
     }
@@ -97,7 +128,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::Progress;
+    use super::{Progress, Tries};
 
     proptest! {
         /// The low-water mark is the first offset that is not finished, whatever order work ends in.
@@ -106,7 +137,7 @@ mod tests {
             let (mut progress, mut finished) = (Progress::at(0), BTreeSet::new());
             for (count, offset) in order.into_iter().enumerate() {
                 if !progress.is_finished(offset) {
-                    progress.attempts.insert(offset, 1);
+                    prop_assert_eq!(progress.note_attempt(offset, 5), Some(Tries { count: 1, first_at: 5 }));
                 }
                 prop_assert_eq!(progress.finish(offset, offset + 1), finished.insert(offset));
                 if count == 20 {

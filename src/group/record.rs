@@ -31,8 +31,8 @@ pub(crate) struct Committed {
     pub(crate) time: i64,
     /// What is finished above `next_offset`: the first offset of each range, and the one behind its last.
     pub(crate) done: Vec<(u64, u64)>,
-    /// How often records that are not finished were tried.
-    pub(crate) attempts: Vec<(u64, u32)>,
+    /// How often records that are not finished were tried, and when the first try failed, in microseconds since 1970.
+    pub(crate) attempts: Vec<(u64, u32, i64)>,
 }
 
 pub(crate) fn encode_key(group: &str, whose: Whose) -> Vec<u8> {
@@ -117,9 +117,9 @@ mod tests {
             generation: 2,
             time: -1,
             done: vec![(19, 21)],
-            attempts: vec![(17, 3)],
+            attempts: vec![(17, 3, 60)],
         };
-        assert_eq!(committed.encode(), [1, 17, 251, 44, 1, 2, 1, 1, 19, 21, 1, 17, 3]);
+        assert_eq!(committed.encode(), [1, 17, 251, 44, 1, 2, 1, 1, 19, 21, 1, 17, 3, 120]);
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             group in "\\PC{1,40}", whose: (u128, u32), next_offset: u64, commit: u64, generation: u64, time: i64,
-            done: Vec<(u64, u64)>, attempts: Vec<(u64, u32)>,
+            done: Vec<(u64, u64)>, attempts: Vec<(u64, u32, i64)>,
         ) {
             let key = encode_key(&group, whose);
             prop_assert_eq!(decode_key(&key).unwrap(), (group.as_str(), whose));

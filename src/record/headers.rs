@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::text::quoted;
 
 /// The header that holds a record's identity.
-pub(crate) const MESSAGE_ID: &str = "message_id";
+pub const MESSAGE_ID: &str = "message_id";
 
 /// The longest identity of a record, in bytes.
 const MESSAGE_ID_BYTES_MAX: usize = 255;
@@ -79,6 +79,20 @@ impl Headers {
     /// The identity: the last header of its name that has a value.
     pub(crate) fn message_id(&self) -> Option<&Bytes> {
         self.get_all(MESSAGE_ID).rev().find_map(Header::value)
+    }
+
+    /// The same headers, with memory of their own.
+    pub(crate) fn detached(&self) -> Self {
+        let copy = |header: &Header| Header {
+            name: header.name.clone(),
+            value: header.value.as_deref().map(Bytes::copy_from_slice),
+        };
+        Self(self.0.iter().map(copy).collect())
+    }
+
+    /// Takes away the headers of which `keep` says no.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Header) -> bool) {
+        self.0.retain(keep);
     }
 
     /// Takes away every header of this name.

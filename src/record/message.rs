@@ -101,6 +101,21 @@ impl<T> Message<T> {
         }
     }
 
+    /// The same message, with memory of its own.
+    pub(crate) fn detached(&self) -> Message<T>
+    where
+        T: AsRef<[u8]> + From<Bytes>,
+    {
+        let copy = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+        Self {
+            topic: Arc::clone(&self.topic),
+            key: self.key.as_deref().map(copy),
+            headers: self.headers.detached(),
+            value: self.value.as_ref().map(|value| T::from(copy(value.as_ref()))),
+            ..*self
+        }
+    }
+
     fn split(self) -> (Message<()>, Option<T>) {
         let Self { topic, partition, offset, commit, timestamp_micros, key, headers, value } = self;
         (Message { topic, partition, offset, commit, timestamp_micros, key, headers, value: None }, value)

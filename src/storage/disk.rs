@@ -93,6 +93,12 @@ impl Storage for Disk {
     fn is_file_system(&self) -> bool {
         true
     }
+
+    #[cfg(target_os = "linux")]
+    fn free_bytes(&self, path: &Path) -> Option<u64> {
+        let found = rustix::fs::statvfs(or_current(path)).ok()?;
+        found.f_bavail.checked_mul(found.f_frsize)
+    }
 }
 
 /// The empty path is the parent of `data`, yet the system knows no such name.

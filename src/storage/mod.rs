@@ -84,6 +84,10 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync + 'static {
     fn is_file_system(&self) -> bool {
         false
     }
+    /// How many bytes there is room for, below `path`, where somebody knows.
+    fn free_bytes(&self, _path: &Path) -> Option<u64> {
+        None
+    }
 }
 
 /// How [`Storage::open`] opens a file.

@@ -1,0 +1,179 @@
+//! What a handler knows beside its event, and what it can do.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+use super::Bus;
+use crate::codec::{Codec, TopicDef};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{Message, Record};
+use crate::segment::lock;
+use crate::transaction::Transaction;
+
+tokio::task_local! {
+    /// What is being handled.
+    static CURRENT: Context;
+}
+
+/// What goes with one attempt of a handler. Clones are of the same attempt.
+#[derive(Clone)]
+pub struct Context {
+    handling: Arc<Handling>,
+    acknowledgement: Option<Arc<Acknowledgement>>,
+}
+
+/// Dropped without having been sent, it says that nobody can send it any more.
+type Acknowledgement = Mutex<Option<oneshot::Sender<()>>>;
+
+struct Handling {
+    bus: Bus,
+    group: Arc<str>,
+    message: Arc<Message>,
+    attempt: u32,
+    outputs: Mutex<Outputs>,
+}
+
+/// What the handler has published.
+enum Outputs {
+    None,
+    Some(Box<Transaction>),
+    /// The attempt has ended.
+    Over,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("group", &self.handling.group)
+            .field("attempt", &self.handling.attempt)
+            .field("topic", &self.handling.message.topic())
+            .field("offset", &self.handling.message.offset())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(super) fn new(bus: Bus, group: Arc<str>, message: Arc<Message>, attempt: u32) -> Self {
+        let handling = Handling { bus, group, message, attempt, outputs: Mutex::new(Outputs::None) };
+        Self { handling: Arc::new(handling), acknowledgement: None }
+    }
+
+    /// The same, for a handler that is to acknowledge by hand: the answer comes once it has, or once nobody is left who could.
+    pub(super) fn to_be_acknowledged(&self) -> (Self, oneshot::Receiver<()>) {
+        let (sender, answer) = oneshot::channel();
+        let acknowledgement = Some(Arc::new(Mutex::new(Some(sender))));
+        (Self { handling: Arc::clone(&self.handling), acknowledgement }, answer)
+    }
+
+    /// The message that this task is handling, if it is.
+    pub(super) fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// Runs a future as part of this attempt.
+    pub(super) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+
+    /// Runs a function as part of this attempt: what it [publishes](Bus::publish) inherits correlation and trace. For threads and
+    /// tasks that a handler starts.
+    pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self.clone(), work)
+    }
+
+    /// Runs a future as part of this attempt, as [`enter`](Self::enter) does with a function.
+    pub async fn within<F: Future>(&self, future: F) -> F::Output {
+        self.clone().scope(future).await
+    }
+
+    /// Publishes an event together with the note that the one being handled is done: both are written, or neither. So what
+    /// a handler publishes here is there exactly once, however often the handler is called. Nothing is written before the handler
+    /// has answered with `Ok`; if it fails, the event is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bus::publish`], but for those of the disk; and [`Closed`](ErrorKind::Closed) once the attempt has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the event is part of the attempt or not.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+    /// use annals::{Context, Event, Json, Log, TopicDef};
+    ///
+    /// const ORDERS: TopicDef<u64, Json> = TopicDef::new("orders");
+    /// const INVOICES: TopicDef<u64, Json> = TopicDef::new("invoices");
+    ///
+    /// let bus = Log::in_memory()?.bus();
+    /// bus.on(ORDERS, "billing", |order: Event<u64>, cx: Context| async move {
+    ///     cx.publish(INVOICES, order.value().copied().unwrap_or(0) * 2).await
+    /// })
+    /// .spawn()
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn publish<T, C>(&self, topic: TopicDef<T, C>, record: impl Into<Record<T>>) -> Result<()>
+    where
+        C: Codec<T> + Default,
+    {
+        let record = self.handling.bus.filled::<T, C>(record.into(), Some(self))?;
+        let topic = self.handling.bus.topic_or_create(&topic).await?;
+        let mut outputs = lock(&self.handling.outputs);
+        match &mut *outputs {
+            Outputs::Over => {
+                Err(Error::new(ErrorKind::Closed, "the handler has answered: nothing more can be part of its attempt"))
+            }
+            Outputs::Some(transaction) => transaction.produce(&topic, record),
+            Outputs::None => {
+                let mut transaction = self.handling.bus.log().transaction();
+                transaction.produce(&topic, record)?;
+                *outputs = Outputs::Some(Box::new(transaction));
+                Ok(())
+            }
+        }
+    }
+
+    /// In a subscription that [acknowledges by hand](super::On::manual_acknowledgement), says that the event is done. It may be called
+    /// after the handler has answered, from wherever a clone of the context has gone to. If all clones are dropped without it,
+    /// the attempt has failed.
+    pub fn acknowledge(&self) {
+        let sender = self.acknowledgement.as_ref().and_then(|sender| lock(sender).take());
+        if let Some(sender) = sender {
+            // Nobody listens once the deadline has passed.
+            let _late = sender.send(()).is_err();
+        }
+    }
+
+    /// The number of the attempt, from 1 on. It counts on after a restart.
+    pub fn attempt(&self) -> u32 {
+        self.handling.attempt
+    }
+
+    /// The group of the subscription.
+    pub fn group(&self) -> &str {
+        &self.handling.group
+    }
+
+    /// The bus, for what is not part of the attempt.
+    pub fn bus(&self) -> &Bus {
+        &self.handling.bus
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.handling.message
+    }
+
+    /// The attempt has ended: what was published, to be committed.
+    pub(super) fn take_outputs(&self) -> Option<Transaction> {
+        match std::mem::replace(&mut *lock(&self.handling.outputs), Outputs::Over) {
+            Outputs::Some(transaction) => Some(*transaction),
+            Outputs::None | Outputs::Over => None,
+        }
+    }
+}
