@@ -16,6 +16,7 @@ use crate::topic::Topic;
 mod breaker;
 mod context;
 mod dead_letters;
+mod delayed;
 mod driver;
 mod filter;
 mod handler;
@@ -35,6 +36,7 @@ mod timers;
 pub use breaker::{BreakerState, CircuitBreaker};
 pub use context::Context;
 pub use dead_letters::{DeadLetter, DeadLetters};
+pub use delayed::Delayed;
 pub use filter::Filter;
 pub use handler::{Blocking, Event, Handler, HandlerError, Reason, blocking};
 pub use retry::Retry;
@@ -165,6 +167,7 @@ impl Bus {
 
     /// The topic, made if there is none and the bus is allowed to.
     async fn topic_or_create<T, C: Codec<T> + Default>(&self, topic: &TopicDef<T, C>) -> Result<Topic<T, C>> {
+        self.start_delayed().await?;
         match self.topic(topic) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.inner.settings.create_topics => {
                 let full = TopicDef::<T, C>::named(self.full_name(topic.name()));

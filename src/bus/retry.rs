@@ -145,10 +145,14 @@ impl Retry {
         Ok(())
     }
 
+    /// Whether so many failed attempts are all that there are.
+    pub(super) fn is_over(&self, failures: u32) -> bool {
+        self.attempts != u32::MAX && failures >= self.attempts
+    }
+
     /// Whether an error that was met in the attempt of this number is worth another.
     pub(super) fn again(&self, attempt: u32, error: &HandlerError) -> bool {
-        let left = self.attempts == u32::MAX || attempt < self.attempts;
-        left && !error.is_permanent() && self.when.as_ref().is_none_or(|worth_it| worth_it(error))
+        !self.is_over(attempt) && !error.is_permanent() && self.when.as_ref().is_none_or(|worth_it| worth_it(error))
     }
 
     /// How long to wait after the attempt of this number has failed; `random` is any number.

@@ -11,7 +11,7 @@ use crate::handle::{Log, LogBuilder};
 use crate::log::running::Running;
 use crate::segment::lock;
 use crate::storage::Clock;
-use crate::storage::clock::SeededRandom;
+use crate::storage::clock::{Random, SeededRandom};
 use crate::storage::sim::{self, SimDisk, SimFault, SimOptions, Step};
 
 /// Where the log of a disk is.
@@ -215,8 +215,10 @@ impl SimulatedDisk {
         let opening = self.0.openings.fetch_add(1, Ordering::Relaxed);
         let given = &mut builder.given;
         given.clock.get_or_insert_with(|| Arc::new(self.0.clock.clone()) as Arc<dyn Clock>);
-        // Odd, so that no two openings of one seed share it, and neither do those of neighbouring seeds.
-        let seed = self.0.seed.wrapping_add(opening.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        // Far from that of every other opening: numbers that go up in steps would be those of the opening before, shifted, and so
+        // would be the identities that are made of them.
+        let step = self.0.seed.wrapping_add(opening.wrapping_mul(0xd134_2543_de82_ef95));
+        let seed = SeededRandom::new(step).next_u64();
         given.random.get_or_insert_with(|| Arc::new(SeededRandom::new(seed)));
         let log = builder.open_by_hand(self.0.sim.mount(), PathBuf::from(ROOT))?;
         let mut logs = lock(&self.0.logs);

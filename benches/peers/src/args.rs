@@ -14,6 +14,7 @@ Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--
        annals-peers --curves [--large] [--dir DIR]
        annals-peers --footprint [--dir DIR]
        annals-peers --consumers [--rounds N] [--dir DIR]
+       annals-peers --bus [--rounds N] [--dir DIR]
 
   --quick        0.15 s a workload, two rounds and small logs: for a first look, not for quoting
   --rounds N     rounds A B C A B C (default 3)
@@ -27,6 +28,7 @@ Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--
                  three minutes; --large adds a log of 10 GB
   --footprint    instead of the bars: memory and files of annals with up to 10,000 partitions, and opening them (P11)
   --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16)
+  --bus          instead of the bars: what the event bus costs (P13)
 ";
 
 /// How much of everything is measured.
@@ -71,6 +73,10 @@ pub(crate) enum Command {
         dir: PathBuf,
         rounds: usize,
     },
+    Bus {
+        dir: PathBuf,
+        rounds: usize,
+    },
     /// P11's child: write to so many partitions, say what that takes, and go on until killed.
     Hold {
         dir: PathBuf,
@@ -101,7 +107,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
     let mut rounds = None;
     let mut fill = None;
     let mut hold = None;
-    let (mut curves, mut large, mut footprint, mut consumers) = (false, false, false, false);
+    let (mut curves, mut large, mut footprint, mut consumers, mut bus) = (false, false, false, false, false);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
@@ -118,6 +124,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
             "--curves" => curves = true,
             "--footprint" => footprint = true,
             "--consumers" => consumers = true,
+            "--bus" => bus = true,
             "--hold" => hold = Some(value()?.parse()?),
             "--large" => large = true,
             // Passed by `cargo bench`.
@@ -136,6 +143,9 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
     }
     if consumers {
         return Ok(Command::Consumers { dir: parsed.dir, rounds: rounds.unwrap_or(FULL.rounds) });
+    }
+    if bus {
+        return Ok(Command::Bus { dir: parsed.dir, rounds: rounds.unwrap_or(FULL.rounds) });
     }
     if curves {
         return Ok(Command::Curves { dir: parsed.dir, large });

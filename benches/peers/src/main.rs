@@ -5,11 +5,12 @@
 //! interleaved, and ratios against a limit or a peer of the same run are what counts.
 //!
 //! `contender.rs` is the contract of a contender, `contenders/` has a file for each, `bars/` one for each kind of
-//! workload, `curves.rs` shows how the costs of annals alone grow, `footprint.rs` what a process takes, `consumers.rs` what consuming costs. `cargo test --release` checks that each contender delivers what it was given. That durable means durable is seen in the column of device flushes, and in a system-call trace:
+//! workload, `curves.rs` shows how the costs of annals alone grow, `footprint.rs` what a process takes, `consumers.rs` what consuming costs, `bus.rs` what the event bus costs. `cargo test --release` checks that each contender delivers what it was given. That durable means durable is seen in the column of device flushes, and in a system-call trace:
 //! `strace -f -c -e trace=fdatasync,fsync,sync_file_range` around `--only P3 --with NAME`.
 
 mod args;
 mod bars;
+mod bus;
 mod consumers;
 mod contender;
 mod contenders;
@@ -36,6 +37,7 @@ fn main() -> Result<()> {
         }
         Command::Footprint { dir } => footprint::run(&dir)?,
         Command::Consumers { dir, rounds } => consumers::run(&dir, rounds)?,
+        Command::Bus { dir, rounds } => bus::run(&dir, rounds)?,
         Command::Hold { dir, partitions } => footprint::hold(&dir, partitions)?,
         Command::Curves { dir, large } => curves::run(&dir, large)?,
         Command::Measure(args) => measure(&args)?,

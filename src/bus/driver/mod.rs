@@ -286,7 +286,10 @@ impl Driver {
             given_up: None,
             delivered,
         });
-        if !work.is_replay() {
+        if self.policy.retry.is_over(work.failures) {
+            let sentence = "its attempts had all failed before the process ended, and what the last of them said is not known any more";
+            work.given_up = Some(HandlerError::new(Reason::Failed, true, sentence));
+        } else if !work.is_replay() {
             match catch_unwind(AssertUnwindSafe(|| self.policy.passes(&work.shown))) {
                 Ok(true) => {}
                 Ok(false) => {
