@@ -39,8 +39,8 @@ mod views;
 
 pub use bus::{
     Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Context, DeadLetter, DeadLetters, Delayed,
-    Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Subscription, SubscriptionHealth,
-    SubscriptionStats, UnknownType, blocking,
+    Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Saga, Step, Subscription,
+    SubscriptionHealth, SubscriptionStats, UnknownType, blocking,
 };
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};

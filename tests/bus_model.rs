@@ -243,11 +243,11 @@ fn run(story: &Story) -> Result<(), TestCaseError> {
     disk.lose_power_at(u64::MAX);
     let (outputs_then, letters, outputs_now) = runtime.block_on(async {
         let (bus, subscription) = begin(&disk, story, &told).await.unwrap();
-        for id in 0..early {
+        for (id, published) in published.iter_mut().enumerate().take(early) {
             if !order.contains(&id) {
                 order.push(id);
                 publish(&bus, story, id).await.unwrap();
-                published[id] = true;
+                *published = true;
             }
         }
         settle(&disk, &subscription).await;
@@ -259,10 +259,10 @@ fn run(story: &Story) -> Result<(), TestCaseError> {
             let replayed = dead.replay_all().await.unwrap();
             if round == 0 {
                 assert_eq!(replayed, letters.len() as u64);
-                for id in early..story.events.len() {
+                for (id, published) in published.iter_mut().enumerate().skip(early) {
                     order.push(id);
                     publish(&bus, story, id).await.unwrap();
-                    published[id] = true;
+                    *published = true;
                 }
             }
             settle(&disk, &subscription).await;

@@ -34,6 +34,8 @@ struct Handling {
     message: Arc<Message>,
     attempt: u32,
     outputs: Mutex<Outputs>,
+    /// What is to be done once the attempt's outcome is on the disk.
+    after: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
 /// What the handler has published.
@@ -57,7 +59,8 @@ impl fmt::Debug for Context {
 
 impl Context {
     pub(super) fn new(bus: Bus, group: Arc<str>, message: Arc<Message>, attempt: u32) -> Self {
-        let handling = Handling { bus, group, message, attempt, outputs: Mutex::new(Outputs::None) };
+        let handling =
+            Handling { bus, group, message, attempt, outputs: Mutex::new(Outputs::None), after: Mutex::default() };
         Self { handling: Arc::new(handling), acknowledgement: None }
     }
 
@@ -163,6 +166,22 @@ impl Context {
     /// The bus, for what is not part of the attempt.
     pub fn bus(&self) -> &Bus {
         &self.handling.bus
+    }
+
+    /// Has something done once the attempt has succeeded and all of it is on the disk; dropped if that does not come about.
+    pub(super) fn when_committed(&self, then: impl FnOnce() + Send + 'static) {
+        lock(&self.handling.after).push(Box::new(then));
+    }
+
+    pub(super) fn committed(&self) {
+        let after = std::mem::take(&mut *lock(&self.handling.after));
+        after.into_iter().for_each(|then| then());
+    }
+
+    /// It comes to nothing.
+    pub(super) fn failed(&self) {
+        let after = std::mem::take(&mut *lock(&self.handling.after));
+        drop(after);
     }
 
     pub(super) fn message(&self) -> &Message {

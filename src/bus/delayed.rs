@@ -131,7 +131,7 @@ fn settings() -> TopicSettings {
 
 impl Bus {
     /// Publishes an event at a time, on the machine's clock: it is on the disk when this resolves, and is published once, also if
-    /// the process ends meanwhile; then it is when the bus is next used. A time that is over is now. Correlation and cause are those
+    /// the process ends meanwhile; then it is once somebody publishes or subscribes again. A time that is over is now. Correlation and cause are those
     /// of this moment.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::task::Context as Waking;
 use std::time::Duration;
 
+use super::super::context::Context;
 use super::super::dead_letters::record::DeadLetterRecord;
 use super::super::handler::{HandlerError, Reason};
 use super::super::policy::GiveUp;
@@ -20,24 +21,27 @@ impl Driver {
         let Over { work, cx, ended } = over;
         match ended {
             Ended::Attempt(answer) => {
-                let outputs = cx.and_then(|cx| cx.take_outputs());
+                let outputs = cx.as_ref().and_then(Context::take_outputs);
+                let answer = answer.inspect_err(|_| cx.iter().for_each(Context::failed));
                 let now = self.alarm.now();
                 self.breaker.ended(now, answer.is_ok());
                 self.shared.set_breaker(self.breaker.state(now));
                 match (answer, outputs) {
                     (Ok(()), None) => {
+                        cx.iter().for_each(Context::committed);
                         self.finish(&work.delivered);
                         self.succeeded(&work);
                     }
                     (Ok(()), Some(outputs)) => {
                         let purpose = Purpose::Success { records: outputs.len() as u64 };
-                        self.commit(work, purpose, outputs, waking);
+                        self.commit(work, cx, purpose, outputs, waking);
                     }
                     (Err(error), _) => self.failed(work, error, waking),
                 }
             }
             Ended::Commit(purpose, Ok(_)) => match purpose {
                 Purpose::Success { records } => {
+                    cx.iter().for_each(Context::committed);
                     self.bus.inner.stats.published.add(records);
                     self.succeeded(&work);
                 }
@@ -49,7 +53,10 @@ impl Driver {
                     self.waiting.done(&work.key);
                 }
             },
-            Ended::Commit(purpose, Err(error)) => self.not_committed(work, purpose, error, waking),
+            Ended::Commit(purpose, Err(error)) => {
+                cx.iter().for_each(Context::failed);
+                self.not_committed(work, purpose, error, waking);
+            }
         }
     }
 
@@ -62,9 +69,16 @@ impl Driver {
     }
 
     /// Commits records together with the note that the event is done.
-    fn commit(&mut self, work: Box<Work>, purpose: Purpose, mut records: Transaction, waking: &mut Waking<'_>) {
+    fn commit(
+        &mut self,
+        work: Box<Work>,
+        cx: Option<Context>,
+        purpose: Purpose,
+        mut records: Transaction,
+        waking: &mut Waking<'_>,
+    ) {
         match records.finish(&self.consumer, &work.delivered) {
-            Ok(()) => self.turn(Turn::commit(work, purpose, records.commit()), waking),
+            Ok(()) => self.turn(Turn::commit(work, cx, purpose, records.commit()), waking),
             Err(error) => self.not_committed(work, purpose, error, waking),
         }
     }
@@ -130,7 +144,7 @@ impl Driver {
                     }
                     // Should it not get there at once, it is given up again, and not tried again.
                     let work = Box::new(Work { given_up: Some(error), ..*work });
-                    self.commit(work, Purpose::DeadLetter, transaction, waking);
+                    self.commit(work, None, Purpose::DeadLetter, transaction, waking);
                 }
                 Err(error) => self.fail(error),
             },

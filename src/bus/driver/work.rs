@@ -123,10 +123,11 @@ impl Turn {
 
     pub(super) fn commit(
         work: Box<Work>,
+        cx: Option<Context>,
         purpose: Purpose,
         commit: impl Future<Output = Result<Vec<Receipt>>> + Send + 'static,
     ) -> Self {
-        Self { work: Some(work), cx: None, stage: Stage::Commit(purpose, Box::pin(commit)) }
+        Self { work: Some(work), cx, stage: Stage::Commit(purpose, Box::pin(commit)) }
     }
 
     pub(super) fn work(&self) -> Option<&Work> {
