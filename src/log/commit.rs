@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::committer::{Outcome, Promise, Single, Unit, Work};
 use super::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::FrameHeader;
 use crate::format::record::FrameBuilder;
 use crate::journal::{Batch, Journal};
@@ -76,6 +76,11 @@ impl Engine {
             return self.commit_each(work);
         }
         if let Err(error) = self.make_journal_room(bytes) {
+            if error.kind() == ErrorKind::StorageFull {
+                // What is about one partition needs no journal, and may have room in its file.
+                work.fail_spanning(&error);
+                return self.commit_each(work);
+            }
             fail_all(work, &error);
             return Vec::new();
         }
@@ -359,6 +364,12 @@ impl Work {
         }
         let touches = |unit: &mut Unit| unit.frames.iter().any(|(of, _)| Arc::ptr_eq(of, partition));
         for unit in self.units.extract_if(.., touches) {
+            unit.promise.complete(Err(error.clone()));
+        }
+    }
+
+    fn fail_spanning(&mut self, error: &Error) {
+        for unit in self.units.extract_if(.., |unit| unit.spans_partitions()) {
             unit.promise.complete(Err(error.clone()));
         }
     }
