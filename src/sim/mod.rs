@@ -11,6 +11,7 @@
 //! | [`repair`] | the same damage, checked and repaired: nothing that is whole is lost, at a power loss neither |
 //! | [`read_only`] | what is seen beside a writer, and after a crash before anybody recovers, is right and stays |
 //! | [`groups`] | consumers that crash at each call, and transactions |
+//! | [`joint`] | transactions that share an entry of the journal, cut off at each call |
 //! | [`reserve`] | what keeps a reserve goes on where the disk is full |
 //! | [`rows`] | what docs/RELIABILITY.md promises for one situation each |
 //!
@@ -22,6 +23,7 @@ mod content;
 mod damage;
 mod dice;
 mod groups;
+mod joint;
 mod judge;
 mod kth_call;
 mod model;
