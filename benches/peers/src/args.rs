@@ -13,7 +13,7 @@ Measures annals beside the machine's raw limits and its peers, and prints a tabl
 Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--text] [--dir DIR] [--json FILE]
        annals-peers --curves [--large] [--dir DIR]
        annals-peers --footprint [--dir DIR]
-       annals-peers --consumers [--rounds N] [--dir DIR]
+       annals-peers --consumers [--rounds N] [--with NAME,NAME] [--dir DIR]
 
   --quick        0.15 s a workload, two rounds and small logs: for a first look, not for quoting
   --rounds N     rounds A B C A B C (default 3)
@@ -26,7 +26,8 @@ Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--
   --curves       instead of the bars: how the costs of annals grow with size, segments, partitions, subscribers, in about
                  three minutes; --large adds a log of 10 GB
   --footprint    instead of the bars: memory and files of annals with up to 10,000 partitions, and opening them (P11)
-  --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16)
+  --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16); --with LIST:
+                 only of deliver flood fan-out one many rebalance idle reopen groups
 ";
 
 /// How much of everything is measured.
@@ -70,6 +71,7 @@ pub(crate) enum Command {
     Consumers {
         dir: PathBuf,
         rounds: usize,
+        with: Vec<String>,
     },
     /// P11's child: write to so many partitions, say what that takes, and go on until killed.
     Hold {
@@ -135,7 +137,8 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
         return Ok(Command::Footprint { dir: parsed.dir });
     }
     if consumers {
-        return Ok(Command::Consumers { dir: parsed.dir, rounds: rounds.unwrap_or(FULL.rounds) });
+        let rounds = rounds.unwrap_or(FULL.rounds);
+        return Ok(Command::Consumers { dir: parsed.dir, rounds, with: parsed.with });
     }
     if curves {
         return Ok(Command::Curves { dir: parsed.dir, large });

@@ -35,7 +35,7 @@ fn main() -> Result<()> {
             bars::fill_until_killed(entrant, level, &dir, bytes)?;
         }
         Command::Footprint { dir } => footprint::run(&dir)?,
-        Command::Consumers { dir, rounds } => consumers::run(&dir, rounds)?,
+        Command::Consumers { dir, rounds, with } => consumers::run(&dir, rounds, &with)?,
         Command::Hold { dir, partitions } => footprint::hold(&dir, partitions)?,
         Command::Curves { dir, large } => curves::run(&dir, large)?,
         Command::Measure(args) => measure(&args)?,
