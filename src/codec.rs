@@ -57,6 +57,11 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// The value of which `bytes`, all of them, are the encoding. The value may share their memory.
     fn decode(&self, bytes: &Bytes) -> Result<T, CodecError>;
 
+    /// [`decode`](Codec::decode) of bytes that nobody else wants: saves a codec whose value holds them a count of who does.
+    fn decode_owned(&self, bytes: Bytes) -> Result<T, CodecError> {
+        self.decode(&bytes)
+    }
+
     /// The encoding, where the value simply holds it: saves [`encode`](Codec::encode) a copy.
     fn as_bytes<'a>(&self, value: &'a T) -> Option<&'a [u8]> {
         let _ = value;
@@ -189,6 +194,10 @@ impl Codec<Bytes> for Raw {
 
     fn decode(&self, bytes: &Bytes) -> Result<Bytes, CodecError> {
         Ok(bytes.clone())
+    }
+
+    fn decode_owned(&self, bytes: Bytes) -> Result<Bytes, CodecError> {
+        Ok(bytes)
     }
 
     fn as_bytes<'a>(&self, value: &'a Bytes) -> Option<&'a [u8]> {

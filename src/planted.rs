@@ -119,6 +119,12 @@ pub(crate) enum Bug {
     WindowKeptOverCut,
     /// Frames are stored through memory where the file was made longer and nothing was written.
     WindowOverHole,
+    /// No room is kept for a full disk.
+    ReserveNotMade,
+    /// A write that fails gives up the room that is kept for a full disk.
+    ReserveGivenBack,
+    /// A segment whose end has no room for it takes no records out of the reserve.
+    ReserveNotUsed,
 }
 
 #[cfg(test)]
@@ -182,6 +188,9 @@ impl Bug {
         Self::ReadOnlyJournalIgnored,
         Self::WindowKeptOverCut,
         Self::WindowOverHole,
+        Self::ReserveNotMade,
+        Self::ReserveGivenBack,
+        Self::ReserveNotUsed,
     ];
 }
 

@@ -17,6 +17,7 @@ pub(crate) use headers::HEADER_NAME_BYTES_MAX;
 pub use headers::{Header, Headers, MESSAGE_ID};
 pub use into_bytes::IntoBytes;
 pub use message::Message;
+pub(crate) use message::TopicName;
 
 /// What is written: a value, or a tombstone, with whatever goes with it.
 ///

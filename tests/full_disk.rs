@@ -200,6 +200,64 @@ fn a_full_ext4_does_the_same() {
     }
 }
 
+/// Commits as many messages one by one, with the disk full, as a consumer gets.
+#[test]
+fn consumers_commit_where_the_disk_is_full() {
+    const COMMITS: u32 = 1_200;
+    let Some(disk) = SmallDisk::tmpfs() else {
+        let why = "a small tmpfs cannot be mounted (needs root, or sudo without a password)";
+        assert!(std::env::var("CI").is_err(), "{why}");
+        return skip(why);
+    };
+    let (dir, ballast) = (disk.path().join("log"), disk.path().join("ballast"));
+    std::fs::write(&ballast, vec![7; BALLAST_BYTES]).unwrap();
+    let (log, topics) = open(&dir);
+    let mut sent = Sent::default();
+    for _ in 0..COMMITS + 2 {
+        assert!(sent.append(&WAYS[0], &log, &topics));
+    }
+    let mut consumer = topics.synced.subscribe("g").blocking_build().unwrap();
+    let first = consumer.try_recv().unwrap().unwrap();
+    consumer.blocking_commit(&first).unwrap();
+    // Whatever else there is room for, down to the last page.
+    for way in &WAYS {
+        while sent.append(way, &log, &topics) {}
+    }
+    let filler = std::fs::File::create(disk.path().join("filler")).unwrap();
+    let mut position = 0;
+    while let Ok(written) = std::os::unix::fs::FileExt::write_at(&filler, &[7; 4096], position) {
+        position += written as u64;
+    }
+    for _ in 0..COMMITS {
+        let message = consumer.try_recv().unwrap().unwrap();
+        consumer.blocking_commit(&message).unwrap();
+        if message.offset() % 100 == 0 {
+            assert!(WAYS.iter().all(|way| !sent.append(way, &log, &topics)), "the disk is full");
+        }
+    }
+    let message = consumer.try_recv().unwrap().unwrap();
+    let mut transaction = log.transaction();
+    transaction.commit_offset(&consumer, &message).unwrap();
+    transaction.blocking_commit().unwrap();
+    sent.check(&log);
+
+    // Room again: everybody goes on.
+    std::fs::remove_file(&ballast).unwrap();
+    for way in &WAYS {
+        assert!(sent.append(way, &log, &topics), "{} goes on once there is room", way.name);
+    }
+    consumer.blocking_commit(&message).unwrap();
+    drop(consumer);
+    log.blocking_close().unwrap();
+    drop((topics, log));
+    let (log, topics) = open(&dir);
+    assert!(log.recovery().clean && log.recovery().damage.is_empty(), "{:?}", log.recovery());
+    sent.check(&log);
+    let mut consumer = topics.synced.subscribe("g").blocking_build().unwrap();
+    assert_eq!(consumer.try_recv().unwrap().unwrap().offset(), message.offset() + 1);
+    log.blocking_close().unwrap();
+}
+
 /// Whether a file of a topic is a part of this process's memory.
 fn is_mapped(topic: &str) -> bool {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

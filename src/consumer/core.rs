@@ -176,6 +176,14 @@ impl Core {
         }
     }
 
+    /// How many messages are at hand, about.
+    pub(super) fn at_hand(&self) -> usize {
+        let Some((index, current)) = &self.current else { return 0 };
+        let ahead = self.sources.get(*index).and_then(Option::as_ref).map(|source| &source.ahead);
+        let records = ahead.into_iter().flatten().map(|frame| frame.header.record_count as usize);
+        current.left() + records.sum::<usize>()
+    }
+
     /// Takes the user's function, to be put back after it was called.
     pub(super) fn listener(&mut self) -> &mut Option<Box<Listener>> {
         self.listener.get_mut().unwrap_or_else(PoisonError::into_inner)
@@ -242,7 +250,7 @@ impl Core {
         });
         let Some((index, source)) = found else {
             let mut others = self.sources.iter().flatten();
-            let known = others.find(|source| *source.topic.name == *message.topic);
+            let known = others.find(|source| source.topic.name == *message.topic);
             if known.is_some_and(|source| !Arc::ptr_eq(&source.topic.name, &message.topic)) {
                 return Err(Error::invalid(format!(
                     "the message at topic {}, partition {}, offset {} is from another log, or from another opening of this one",

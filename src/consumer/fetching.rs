@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use super::core::{Core, Io};
 use super::items::Item;
 use super::source::{Fetched, Opening, State, fetch};
@@ -15,6 +17,10 @@ use crate::segment::reader::Frame;
 
 /// So many frames are taken out of memory at once: the writer needs the same lock.
 const FRAMES_AT_ONCE: usize = 64;
+
+/// A frame of so many records gets a count of its own of who holds its memory: consumers that share one hinder each other at
+/// each message.
+const RECORDS_COUNTED_APART: u32 = 4;
 
 /// What a look at a source brings.
 enum Visit {
@@ -190,13 +196,16 @@ impl Core {
     }
 
     /// Begins a frame, if the partition is still this member's.
-    fn deliver(&mut self, index: usize, frame: Frame) -> Visit {
+    fn deliver(&mut self, index: usize, mut frame: Frame) -> Visit {
         let Some(source) = self.sources.get_mut(index).and_then(Option::as_mut) else { return Visit::Nothing };
         if !source.lane.claim(source.tenure, frame.header.next_offset()) {
             return Visit::Nothing;
         }
+        if frame.header.record_count >= RECORDS_COUNTED_APART {
+            frame.body = Bytes::from_owner(frame.body);
+        }
         let item = FrameOf {
-            topic: Arc::clone(&source.topic.name),
+            topic: Arc::clone(&source.name),
             partition: source.partition.owner.partition,
             from: source.position,
             frame,

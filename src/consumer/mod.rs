@@ -161,7 +161,8 @@ impl<T, C: Codec<T>> Consumer<T, C> {
             Ok(None) => return Poll::Ready(Ok(Vec::new())),
             Err(error) => return Poll::Ready(Err(error)),
         };
-        let mut batch = vec![first];
+        let mut batch = Vec::with_capacity(max.min(1 + self.core.at_hand()));
+        batch.push(first);
         while batch.len() < max {
             // Nothing of the batch is finished before the next call.
             match self.core.next_at_hand(io) {

@@ -19,6 +19,7 @@ use crate::partition::Partition;
 use crate::partition::cursor::PartitionCursor;
 use crate::partition::watch::Watcher;
 use crate::planted::{self, Bug};
+use crate::record::TopicName;
 use crate::replay::first_at;
 use crate::segment::index::Target;
 use crate::segment::reader::Frame;
@@ -49,6 +50,7 @@ pub(super) struct Policy {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) topic: Arc<TopicState>,
+    pub(super) name: TopicName,
     pub(super) partition: Arc<Partition>,
     pub(super) lane: Arc<Lane>,
     pub(super) tenure: u64,
@@ -108,6 +110,7 @@ impl Source {
         let watcher = Watcher::new(Arc::clone(mailbox) as _, index);
         partition.watch(Arc::clone(&watcher));
         Self {
+            name: Arc::new(Arc::clone(&topic.name)),
             topic,
             partition,
             lane,

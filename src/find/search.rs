@@ -18,7 +18,7 @@ use crate::log::running::Running;
 use crate::log::topic::TopicState;
 use crate::partition::Partition;
 use crate::partition::cursor::PartitionCursor;
-use crate::record::Message;
+use crate::record::{Message, TopicName};
 use crate::replay::{BlockingReplay, RecordView, Replay, Scope as ReplayScope, Start};
 use crate::segment::reader::Frame;
 
@@ -221,7 +221,7 @@ impl Source {
 #[derive(Debug)]
 struct RecordReader {
     partition: Arc<Partition>,
-    topic: Arc<str>,
+    topic: TopicName,
     cursor: Option<PartitionCursor>,
     /// The frame that was read last, and up to where.
     frame: Option<(Frame, RecordPosition)>,
@@ -229,7 +229,7 @@ struct RecordReader {
 
 impl RecordReader {
     fn new(partition: &Arc<Partition>) -> Self {
-        let topic = Arc::clone(&partition.owner.topic);
+        let topic = Arc::new(Arc::clone(&partition.owner.topic));
         Self { partition: Arc::clone(partition), topic, cursor: None, frame: None }
     }
 

@@ -16,7 +16,7 @@
 //!
 //! and goes on at 64 with entries: a frame of kind 3, whose `base_offset` is the entry's number (they ascend by one, from file
 //! to file), `record_count` the number of frames in it, `durable_upto` the number of the entry below which all were on the disk
-//! when it was written, and `commit` the commit number of its frames. The body is, for each frame,
+//! when it was written, and `commit` the highest commit number of its frames. The body is, for each frame,
 //!
 //! | at | bytes | field | meaning |
 //! |---|---|---|---|

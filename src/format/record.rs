@@ -198,6 +198,22 @@ impl FrameBuilder {
         }
     }
 
+    /// Appends the records of another frame, of which nothing is compressed, with their times.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        let mut records = RecordIter {
+            cursor: Cursor::new(other.bytes.get(FRAME_HEADER_BYTES..).unwrap_or_default()),
+            next_offset: 0,
+            end_offset: u64::from(other.record_count),
+            base_timestamp: other.base_timestamp,
+            left: other.record_count,
+        };
+        // It was made in this process: there is nothing in it that cannot be read.
+        while let Ok(Some(record)) = records.next_record() {
+            let headers: Vec<_> = record.headers.iter().collect();
+            self.push(record.timestamp, record.key, record.value, headers.into_iter());
+        }
+    }
+
     /// Fills the header in and returns it with the bytes of the whole frame.
     pub(crate) fn finish(&mut self, place: FramePlace) -> (FrameHeader, &[u8]) {
         self.finish_spanning(place, self.record_count.saturating_sub(1))

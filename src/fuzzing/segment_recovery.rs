@@ -112,7 +112,7 @@ fn env(disk: &Arc<MemoryDisk>, seed: u64) -> Env {
 
 fn open(disk: &Arc<MemoryDisk>, seed: u64) -> Option<(Arc<Partition>, recover::Findings)> {
     let owner = Arc::new(Owner { topic: "t".into(), topic_id: 2, partition: 0 });
-    let live = Arc::new(LiveSettings::new(Compression::None, 4096));
+    let live = Arc::new(LiveSettings::new(Compression::None, 4096, 0));
     let config = PartitionConfig { log_id: LOG_ID, synced: true, tail_bytes_max: 0, mapped: true, live };
     let known = Known { log_start: Some(0), ..Known::default() };
     let (partition, findings) = recover::open(&env(disk, seed), owner, config, "/p".into(), known).ok()?;

@@ -37,6 +37,9 @@ use record::{OFFSETS_TOPIC, Whose};
 /// The longest name of a group, in bytes.
 pub(crate) const GROUP_NAME_BYTES_MAX: usize = 249;
 
+/// Room for some 1,700 commits of a record each, at the least.
+const RESERVE_BYTES: u64 = 256 << 10;
+
 /// The groups of a log.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
@@ -60,9 +63,11 @@ pub(crate) fn validate_group_name(name: &str) -> Result<()> {
 }
 
 /// The settings of `__offsets`: what is superseded goes soon, so that reading it at an opening stays short. No record is larger,
-/// since a commit [remembers](progress::REMEMBERED_MAX) so much at the most; any log has room for one.
+/// since a commit [remembers](progress::REMEMBERED_MAX) so much at the most; any log has room for one. Groups go on where the disk
+/// is full: what they have finished would else be delivered again.
 fn offsets_settings() -> TopicSettings {
-    TopicSettings::default().compaction(true).segment_bytes_max(4 << 20).record_bytes_max(48 << 10)
+    let settings = TopicSettings::default().compaction(true).segment_bytes_max(4 << 20).record_bytes_max(48 << 10);
+    settings.reserve_bytes(RESERVE_BYTES)
 }
 
 impl Groups {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::journal::{EntryBuilder, JOURNAL_HEADER_BYTES, JournalHeader};
 use crate::planted::{self, Bug};
-use crate::storage::files::{create_dirs, write_all_at, write_zeros};
+use crate::storage::files::{create_dirs, is_full, write_all_at, write_zeros};
 use crate::storage::{Env, File, OpenMode};
 
 pub(crate) mod follow;
@@ -154,9 +154,10 @@ impl Journal {
                 ),
             ));
         }
-        let bytes = self.next_bytes.max(len as u64 + JOURNAL_HEADER_BYTES as u64).min(self.file_bytes);
+        let needed = len as u64 + JOURNAL_HEADER_BYTES as u64;
+        let bytes = self.next_bytes.max(needed).min(self.file_bytes);
         let (slot, file, bytes) =
-            self.next_file(bytes).map_err(|error| Error::io("cannot make a journal file", error))?;
+            self.next_file(bytes, needed).map_err(|error| Error::io("cannot make a journal file", error))?;
         let incarnation = self.env.random.next_u64();
         let header = JournalHeader {
             log_id: self.log_id,
@@ -179,8 +180,9 @@ impl Journal {
         Ok(())
     }
 
-    /// A free file of the ring, or a new one written full of zeros, so that no later sync has to change its size.
-    fn next_file(&mut self, bytes: u64) -> io::Result<(usize, Arc<dyn File>, u64)> {
+    /// A free file of the ring, or a new one written full of zeros, so that no later sync has to change its size. Where the disk
+    /// is full, one that cannot grow serves as it is if it has the bytes that are needed.
+    fn next_file(&mut self, bytes: u64, needed: u64) -> io::Result<(usize, Arc<dyn File>, u64)> {
         let storage = &*self.env.storage;
         if !self.names_synced && !self.free.is_empty() {
             // An earlier process may have failed to make the names of the files durable that it left.
@@ -191,10 +193,14 @@ impl Journal {
         if let Some(slot) = self.free.pop() {
             let prepared = storage.open(&self.dir.join(file_name(slot)), OpenMode::ReadWrite).and_then(|file| {
                 let len = file.len()?;
-                if len < bytes {
-                    write_zeros(&*file, len, bytes)?;
+                let grown = if len < bytes { write_zeros(&*file, len, bytes) } else { Ok(()) };
+                match grown {
+                    Err(error) if is_full(&error) && len >= needed => {
+                        file.set_len(len)?;
+                        Ok((slot, file, len))
+                    }
+                    grown => grown.map(|()| (slot, file, len.max(bytes))),
                 }
-                Ok((slot, file, len.max(bytes)))
             });
             if prepared.is_err() {
                 self.free.push(slot);

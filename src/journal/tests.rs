@@ -445,10 +445,27 @@ fn a_recycled_file_that_cannot_be_opened_is_not_lost() {
     let free = ring.journal.free.len();
     ring.disk.truncate(path(0), 100);
     ring.disk.fail_at(ring.disk.calls(), SimFault::Enospc);
-    ring.journal.rotate(0).unwrap_err();
+    ring.journal.rotate(100).unwrap_err();
     assert_eq!(ring.journal.free.len(), free);
-    ring.journal.rotate(0).unwrap();
+    ring.journal.rotate(100).unwrap();
     assert_eq!(ring.journal.slots, 1);
+}
+
+#[test]
+fn a_recycled_file_serves_as_it_is_where_the_disk_is_full() {
+    let mut ring = Ring::new();
+    ring.append();
+    ring.journal.free_upto(0);
+    let (needed, len) = (700, 800);
+    ring.disk.truncate(path(0), len);
+    // What fails is to write the zeros.
+    ring.journal.names_synced = true;
+    ring.disk.fail_at(ring.disk.calls(), SimFault::Enospc);
+    ring.journal.rotate(needed).unwrap();
+    assert!(ring.journal.has_room(needed) && !ring.journal.has_room(len as usize));
+    ring.append();
+    ring.disk.power_loss();
+    assert_eq!(ring.numbers(), [1]);
 }
 
 /// The sync of an entry has failed and left its pages clean but unwritten. A process that reads them from the cache and begins to

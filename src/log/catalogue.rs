@@ -49,7 +49,7 @@ pub(super) fn config(log_id: u128, log: &LogSettings, topic: &TopicSettings) -> 
         synced: topic.durability == Durability::Sync,
         tail_bytes_max: log.tail_bytes_max as usize,
         mapped: log.mapped_appends,
-        live: Arc::new(LiveSettings::new(topic.compression, topic.segment_bytes_max)),
+        live: Arc::new(LiveSettings::new(topic.compression, topic.segment_bytes_max, topic.reserve_bytes)),
     }
 }
 
@@ -269,6 +269,8 @@ impl Engine {
         let known = Known { log_start: Some(0), ..Known::default() };
         let (partition, _) =
             recover::open(&self.env, owner(name, id, number), config, partition_dir(dir, number), known)?;
+        // Before the first record, which may be the last for which there is room.
+        partition.make_reserve();
         Ok(Arc::new(partition))
     }
 
@@ -331,11 +333,12 @@ impl Engine {
             Error::io(format!("cannot alter topic {name}"), error)
         })?;
         for partition in topic.partitions().iter() {
-            partition.config.live.apply(settings.compression, settings.segment_bytes_max);
+            partition.config.live.apply(settings.compression, settings.segment_bytes_max, settings.reserve_bytes);
         }
         let partitions = topic.partitions().to_vec();
         topic.change(settings, partitions);
         self.look_for_retention();
+        self.look_for_reserves();
         topic.partitions().iter().for_each(|partition| self.look_at(partition));
         self.announce_catalogue();
         Ok(topic)

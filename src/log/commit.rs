@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 
 use super::committer::{Outcome, Promise, Single, Unit, Work};
 use super::engine::Engine;
-use crate::error::{Error, Result};
+use super::names::is_reserved;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::compression::Compression;
 use crate::format::frame::FrameHeader;
 use crate::format::record::FrameBuilder;
 use crate::journal::{Batch, Journal};
@@ -76,6 +78,11 @@ impl Engine {
             return self.commit_each(work);
         }
         if let Err(error) = self.make_journal_room(bytes) {
+            if error.kind() == ErrorKind::StorageFull {
+                // What is about one partition needs no journal, and may have room in its file.
+                work.fail_spanning(&error);
+                return self.commit_each(work);
+            }
             fail_all(work, &error);
             return Vec::new();
         }
@@ -222,7 +229,42 @@ impl Engine {
         }
     }
 
-    fn journal_and_publish(&self, work: Work, locked: &mut [Locked<'_>]) -> Vec<(Promise, Result<Outcome>)> {
+    /// Puts units into one entry, in which they share a frame for what they take along: of the frames of a stage that consumes,
+    /// processes and produces that is every other one. Each has a commit number of its own, and the shared frame the last of
+    /// them, which is that of the entry.
+    fn add_joint(
+        &self,
+        journal: &mut Journal,
+        batch: &mut Batch,
+        units: Vec<Unit>,
+        along: &Arc<Partition>,
+        locked: &mut [Locked<'_>],
+    ) -> Vec<(Promise, Result<Outcome>)> {
+        let (mut shared, mut entry, mut last) = (FrameBuilder::new(), Vec::with_capacity(2 * units.len()), None);
+        let mut staged = Vec::with_capacity(units.len());
+        for Unit { mut frames, promise } in units {
+            if let Some((_, builder)) = frames.pop() {
+                shared.absorb(&builder);
+            }
+            // A number that nobody uses would hold up whoever follows from another process.
+            let commit = (!frames.is_empty()).then(|| self.take_commit());
+            let places =
+                frames.into_iter().map(|(of, builder)| stage(locked, &of, builder, commit.unwrap_or_default()));
+            let from = entry.len();
+            entry.extend(places);
+            staged.push((promise, commit, from..entry.len()));
+            last = commit.or(last);
+        }
+        let last = last.unwrap_or_else(|| self.take_commit());
+        entry.push(stage(locked, along, shared, last));
+        add_entry(journal, batch, last, &entry, locked);
+        let answer = |(promise, commit, places): (Promise, Option<u64>, std::ops::Range<usize>)| {
+            (promise, Ok(outcome(commit.unwrap_or(last), entry.get(places).unwrap_or_default(), locked)))
+        };
+        staged.into_iter().map(answer).collect()
+    }
+
+    fn journal_and_publish(&self, mut work: Work, locked: &mut [Locked<'_>]) -> Vec<(Promise, Result<Outcome>)> {
         let mut journal = lock(&self.journal);
         let mut batch = Batch::default();
         let mut promises = Vec::with_capacity(work.singles.len() + work.units.len());
@@ -236,6 +278,9 @@ impl Engine {
                 entry.push(staged);
             }
             add_entry(&mut journal, &mut batch, commit, &entry, locked);
+        }
+        if let Some(along) = along(&work.units) {
+            promises.extend(self.add_joint(&mut journal, &mut batch, std::mem::take(&mut work.units), &along, locked));
         }
         for unit in work.units {
             let commit = self.take_commit();
@@ -273,6 +318,14 @@ impl Engine {
         }
         promises
     }
+}
+
+/// The partition of annals' own that every one of several units takes something along to: how far consumers have come.
+fn along(units: &[Unit]) -> Option<Arc<Partition>> {
+    let last = |unit: &Unit| unit.frames.last().map(|(partition, _)| Arc::clone(partition));
+    let along = last(units.first()?).filter(|along| is_reserved(&along.owner.topic))?;
+    let all = units.iter().all(|unit| unit.frames.last().is_some_and(|(of, _)| Arc::ptr_eq(of, &along)));
+    (all && units.len() > 1 && along.config.live.compression() == Compression::None).then_some(along)
 }
 
 /// Which of the locked partitions, and which of its staged frames.
@@ -359,6 +412,12 @@ impl Work {
         }
         let touches = |unit: &mut Unit| unit.frames.iter().any(|(of, _)| Arc::ptr_eq(of, partition));
         for unit in self.units.extract_if(.., touches) {
+            unit.promise.complete(Err(error.clone()));
+        }
+    }
+
+    fn fail_spanning(&mut self, error: &Error) {
+        for unit in self.units.extract_if(.., |unit| unit.spans_partitions()) {
             unit.promise.complete(Err(error.clone()));
         }
     }

@@ -269,6 +269,13 @@ impl Engine {
         self.extensions.each(|extension| extension.catalogue_changed(self));
     }
 
+    /// Has the reserves made that topics keep for a full disk.
+    pub(crate) fn look_for_reserves(&self) {
+        let partitions = self.topics().into_iter().flat_map(|topic| topic.partitions().to_vec());
+        let reserving = partitions.filter(|partition| partition.config.live.reserve_bytes() > 0);
+        reserving.for_each(|partition| self.upkeep.want(&partition));
+    }
+
     /// Does one round of upkeep.
     pub(crate) fn do_round(&self, round: Round) {
         for partition in round.due {

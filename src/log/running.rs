@@ -33,6 +33,7 @@ impl Running {
         #[cfg(feature = "testing")]
         engine.watch_clock();
         engine.look_for_retention();
+        engine.look_for_reserves();
         let threads =
             Threads::start(&engine).map_err(|error| Error::io("cannot start the threads of the log", error))?;
         Ok(Self { engine, threads: Mutex::new(Some(threads)), temporary })

@@ -28,6 +28,7 @@ const COMMIT_BYTES_MAX: RangeInclusive<u64> = 128 << 10..=256 << 20;
 const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 const OPEN_FILES_MAX_RANGE: RangeInclusive<u32> = 16..=1_000_000;
 const TAIL_BYTES_MAX: RangeInclusive<u64> = 0..=64 << 20;
+const RESERVE_BYTES: RangeInclusive<u64> = 0..=64 << 20;
 const TOMBSTONE_AGE_MAX: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * 366 * 86_400);
 const DIRTY_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 const MAINTENANCE_BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=64 << 30;
@@ -233,6 +234,10 @@ pub struct TopicSettings {
     /// by default none. The index is made in the background and by whoever searches, never by whoever produces.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub indexed_headers: Vec<String>,
+    /// How much room each partition's file has behind its end, on the disk already, for what is still to be written when the disk
+    /// is full: 0 (by default, none is kept) to 64 MiB; of [`Durability::Sync`] only. Where files are written over in place.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reserve_bytes: u64,
     /// How what is written from now on is compressed; by default [`Compression::None`].
     pub compression: Compression,
     /// Whether only the last record of each key is kept; by default all are. Every record must have a key then. What has
@@ -259,6 +264,7 @@ impl Default for TopicSettings {
             dedup_count_max: 0,
             dedup_age_max: None,
             indexed_headers: Vec::new(),
+            reserve_bytes: 0,
             compression: Compression::None,
             compaction: false,
             tombstone_age_max: Duration::from_secs(86_400),
@@ -331,6 +337,13 @@ impl TopicSettings {
         self
     }
 
+    /// Sets how much [room](TopicSettings#structfield.reserve_bytes) is kept for when the disk is full.
+    #[must_use]
+    pub fn reserve_bytes(mut self, bytes: u64) -> Self {
+        self.reserve_bytes = bytes;
+        self
+    }
+
     /// Sets how what is written is [compressed](TopicSettings#structfield.compression).
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
@@ -380,6 +393,11 @@ impl TopicSettings {
             ));
         }
         indexed::validate(&self.indexed_headers)?;
+        check("reserve_bytes", self.reserve_bytes, RESERVE_BYTES)?;
+        if self.reserve_bytes > 0 && self.durability != Durability::Sync {
+            let level = self.durability;
+            return Err(Error::invalid(format!("`reserve_bytes` is set, but the durability is `{level}`, not `sync`")));
+        }
         self.compression.validate()?;
         check_duration("tombstone_age_max", self.tombstone_age_max, TOMBSTONE_AGE_MAX)?;
         check("compaction_dirty_ratio_min", self.compaction_dirty_ratio_min, DIRTY_RATIO)
@@ -455,8 +473,8 @@ fn check_age(setting: &str, age: Option<Duration>) -> Result<()> {
     }
 }
 
-fn is_zero(count: &u32) -> bool {
-    *count == 0
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 fn check<N: PartialOrd + fmt::Display>(setting: &str, value: N, allowed: RangeInclusive<N>) -> Result<()> {

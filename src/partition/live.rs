@@ -9,12 +9,17 @@ use crate::format::compression::Compression;
 pub(crate) struct LiveSettings {
     compression: AtomicU16,
     segment_bytes_max: AtomicU64,
+    reserve_bytes: AtomicU64,
 }
 
 impl LiveSettings {
-    pub(crate) fn new(compression: Compression, segment_bytes_max: u64) -> Self {
-        let settings = Self { compression: AtomicU16::new(0), segment_bytes_max: AtomicU64::new(segment_bytes_max) };
-        settings.set_compression(compression);
+    pub(crate) fn new(compression: Compression, segment_bytes_max: u64, reserve_bytes: u64) -> Self {
+        let settings = Self {
+            compression: AtomicU16::new(0),
+            segment_bytes_max: AtomicU64::new(0),
+            reserve_bytes: AtomicU64::new(0),
+        };
+        settings.apply(compression, segment_bytes_max, reserve_bytes);
         settings
     }
 
@@ -44,9 +49,16 @@ impl LiveSettings {
         self.segment_bytes_max.load(Ordering::Relaxed)
     }
 
+    /// How much room is kept behind the end, for when the disk is full.
+    #[inline]
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes.load(Ordering::Relaxed)
+    }
+
     /// Changes them, from now on.
-    pub(crate) fn apply(&self, compression: Compression, segment_bytes_max: u64) {
+    pub(crate) fn apply(&self, compression: Compression, segment_bytes_max: u64, reserve_bytes: u64) {
         self.set_compression(compression);
         self.segment_bytes_max.store(segment_bytes_max, Ordering::Relaxed);
+        self.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
     }
 }

@@ -8,7 +8,7 @@ use super::writer::WriterGuard;
 use crate::error::Result;
 use crate::planted::{self, Bug};
 use crate::segment::lock;
-use crate::storage::files::write_all_at;
+use crate::storage::files::{write_all_at, write_zeros};
 
 impl WriterGuard<'_> {
     /// Writes at the end of the file. After an error the file is as it was.
@@ -42,24 +42,36 @@ impl WriterGuard<'_> {
             self.writer.place.position = end;
             return Err(failed);
         }
-        self.cut_back(position);
+        self.cut_back(position, end);
         Err(failed)
     }
 
-    /// Takes away what a failed write may have left. If even that fails nothing may be written after it.
-    pub(super) fn cut_back(&mut self, position: u64) {
+    /// Takes away what a failed write up to `end` may have left. If even that fails nothing may be written after it.
+    pub(super) fn cut_back(&mut self, position: u64, end: u64) {
         self.settle();
         // No store may come to where the file ends.
         self.writer.window = None;
+        let partition = self.partition;
+        // The room that was there before is all that a full disk leaves, if it is not given back.
+        let reserves = partition.config.live.reserve_bytes() > 0;
+        let room = if reserves && !planted::is(Bug::ReserveGivenBack) {
+            partition.prewritten.load(Ordering::Acquire).max(position)
+        } else {
+            position
+        };
         let cut = self.writer.file().and_then(|file| {
+            let cleared = room > position && write_zeros(&*file, position, end.min(room)).is_ok();
+            let len = if cleared { room } else { position };
             // Synced, lest a power loss brings back in whole what was reported as not written.
-            file.set_len(position)
-                .and_then(|()| file.sync_data())
-                .map_err(|error| self.writer.active.io("cut back", error))
+            let cut = file.set_len(len).and_then(|()| file.sync_data()).map(|()| len);
+            cut.map_err(|error| self.writer.active.io("cut back", error))
         });
         match cut {
-            Ok(()) => self.partition.prewritten.store(position, Ordering::Release),
-            Err(error) => drop(self.partition.poison(io::Error::other(error))),
+            Ok(len) => partition.prewritten.store(len, Ordering::Release),
+            Err(error) => drop(partition.poison(io::Error::other(error))),
+        }
+        if reserves {
+            partition.wants_upkeep.store(true, Ordering::Relaxed);
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::deferred::Deferred;
 use super::follow::Followed;
 use super::{Partition, Pass};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::checkpoint::SegmentPlace;
 use crate::format::frame::{FrameHeader, header_crc};
 use crate::format::journal::FrameTarget;
@@ -237,10 +237,22 @@ impl WriterGuard<'_> {
             place.frame_count > 0 && place.position + len as u64 > self.partition.config.live.segment_bytes_max();
         // The footer's span of offsets has 32 bits.
         let long = place.next_offset - place.segment_base >= u64::from(u32::MAX / 2);
-        if full || long {
-            self.rotate()?;
+        if !full && !long {
+            return Ok(());
         }
-        Ok(())
+        let end = place.position + len as u64;
+        match self.rotate() {
+            // The file becomes larger than it should, as it has the only room that is left.
+            Err(error) if error.kind() == ErrorKind::StorageFull && !long && self.is_reserved(end) => Ok(()),
+            rotated => rotated,
+        }
+    }
+
+    /// Whether there is a reserve up to here.
+    fn is_reserved(&self, end: u64) -> bool {
+        self.partition.config.live.reserve_bytes() > 0
+            && !planted::is(Bug::ReserveNotUsed)
+            && end <= self.partition.prewritten.load(Ordering::Acquire)
     }
 
     /// Writes a frame and makes it visible without a sync.
@@ -336,7 +348,7 @@ impl WriterGuard<'_> {
         if from < to {
             if let Err(error) = write_zeros(&*file, from, to) {
                 let error = self.writer.active.io("make room in", error);
-                self.cut_back(self.writer.place.position);
+                self.cut_back(self.writer.place.position, self.writer.place.position);
                 return Err(error);
             }
             self.partition.prewritten.store(to, Ordering::Release);
@@ -408,7 +420,9 @@ impl WriterGuard<'_> {
         }
         advance(&mut writer.place, header, bytes.first_chunk().map_or(0, header_crc));
         let prewritten = self.partition.prewritten.load(Ordering::Relaxed);
-        if self.partition.config.synced && writer.place.position + writer.room_step / 4 > prewritten {
+        if self.partition.config.synced
+            && self.partition.room_end(writer.place.position, writer.room_step / 4) > prewritten
+        {
             self.partition.wants_upkeep.store(true, Ordering::Relaxed);
         }
     }
@@ -426,6 +440,7 @@ impl WriterGuard<'_> {
         }
         let Partition { env, dir, owner, config, .. } = partition;
         let segment = create::create(env, dir, owner, config.log_id, self.writer.place.next_offset, config.synced)?;
+        let room_end = partition.reserve_in(&segment)?;
         self.writer.active.set_readable(self.writer.place.position);
         self.seal();
         let segment = Arc::new(segment);
@@ -434,7 +449,7 @@ impl WriterGuard<'_> {
         let sealed_place = writer.place;
         writer.unindexed.push((Arc::clone(&writer.active), sealed_place));
         writer.place = first_place(segment.base_offset, segment.incarnation);
-        partition.prewritten.store(writer.place.position, Ordering::Release);
+        partition.prewritten.store(room_end, Ordering::Release);
         writer.file = None;
         writer.found_len = 0;
         writer.index_due = writer.place.position;

@@ -7,13 +7,16 @@ use chrono::{DateTime, Utc};
 
 use super::{Headers, datetime_from_micros};
 
+/// The name of a topic, counted by each reader for itself: many that count one and the same would hinder each other.
+pub(crate) type TopicName = Arc<Arc<str>>;
+
 /// What is read: a record with its place in the log.
 ///
 /// `T` is the event's type, or [`Bytes`] where nothing was decoded. The value and the key may share the memory of
 /// everything that was read along with them: keep a message for long, and that stays, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<T = Bytes> {
-    pub(crate) topic: Arc<str>,
+    pub(crate) topic: TopicName,
     pub(crate) partition: u32,
     pub(crate) offset: u64,
     pub(crate) commit: u64,
@@ -92,12 +95,13 @@ impl<T> Message<T> {
         bare.with_value(value.map(convert))
     }
 
-    /// The same message of another value, or the message as it was together with the reason why not: whoever cannot
+    /// The same message of another value, or the message without one together with the reason why not: whoever cannot
     /// decode a value still has to say which one it was.
-    pub(crate) fn try_map<U, E>(self, convert: impl FnOnce(&T) -> Result<U, E>) -> Result<Message<U>, (Self, E)> {
-        match self.value.as_ref().map(convert).transpose() {
-            Ok(converted) => Ok(self.split().0.with_value(converted)),
-            Err(error) => Err((self, error)),
+    pub(crate) fn try_map<U, E>(self, convert: impl FnOnce(T) -> Result<U, E>) -> Result<Message<U>, (Message<()>, E)> {
+        let (bare, value) = self.split();
+        match value.map(convert).transpose() {
+            Ok(converted) => Ok(bare.with_value(converted)),
+            Err(error) => Err((bare, error)),
         }
     }
 

@@ -90,6 +90,11 @@ impl Current {
         self.position = mark;
     }
 
+    /// How many records of the frame follow.
+    pub(crate) fn left(&self) -> usize {
+        self.position.left as usize
+    }
+
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
         self.position.left == 0
@@ -196,7 +201,7 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
 
 /// Decodes a message's value; the error says which record it is about.
 pub(crate) fn decode<T, C: Codec<T>>(codec: &C, message: Message) -> Result<Message<T>> {
-    message.try_map(|bytes| codec.decode(bytes)).map_err(|(message, error)| {
+    message.try_map(|bytes| codec.decode_owned(bytes)).map_err(|(message, error)| {
         error.in_context(format!(
             "the value at topic {}, partition {}, offset {} could not be decoded",
             message.topic(),

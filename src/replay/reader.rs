@@ -20,6 +20,7 @@ use crate::log::names::is_reserved;
 use crate::log::topic::TopicState;
 use crate::partition::Partition;
 use crate::partition::cursor::PartitionCursor;
+use crate::record::TopicName;
 use crate::segment::reader::{Frame, READ_BYTES};
 
 /// The smallest read of one of very many partitions.
@@ -40,6 +41,7 @@ pub(crate) enum Scope {
 #[derive(Debug)]
 struct Source {
     topic: Arc<TopicState>,
+    name: TopicName,
     cursor: PartitionCursor,
     /// Records below this offset are not wanted.
     from: u64,
@@ -62,7 +64,7 @@ impl Drop for Source {
 /// A frame with the place that it came from.
 #[derive(Debug)]
 pub(crate) struct Item {
-    pub(crate) topic: Arc<str>,
+    pub(crate) topic: TopicName,
     pub(crate) partition: u32,
     pub(crate) frame: Frame,
     /// The first offset of the frame that is wanted.
@@ -145,6 +147,7 @@ impl Reader {
     fn add(&mut self, topic: Arc<TopicState>, partition: Arc<Partition>, from: u64, end: u64, read_bytes: usize) {
         self.empty.push(self.sources.len());
         self.sources.push(Source {
+            name: Arc::new(Arc::clone(&topic.name)),
             topic,
             cursor: PartitionCursor::new(partition, from).with_read_bytes(read_bytes),
             from,
@@ -371,7 +374,7 @@ impl Source {
     #[inline]
     fn item(&self, frame: Frame) -> Item {
         Item {
-            topic: Arc::clone(&self.topic.name),
+            topic: Arc::clone(&self.name),
             partition: self.cursor.partition().owner.partition,
             from: self.from.max(frame.header.base_offset),
             frame,

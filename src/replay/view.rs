@@ -6,12 +6,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::format::record::{RawHeaders, RawRecord};
-use crate::record::{Header, Headers, Message, datetime_from_micros};
+use crate::record::{Header, Headers, Message, TopicName, datetime_from_micros};
 
 /// A record that borrows the reader's memory: nothing is copied until [`to_message`](Self::to_message).
 #[derive(Debug, Clone, Copy)]
 pub struct RecordView<'a> {
-    topic: &'a Arc<str>,
+    topic: &'a TopicName,
     partition: u32,
     commit: u64,
     record: RawRecord<'a>,
@@ -21,7 +21,7 @@ pub struct RecordView<'a> {
 impl<'a> RecordView<'a> {
     #[inline]
     pub(crate) fn new(
-        topic: &'a Arc<str>,
+        topic: &'a TopicName,
         partition: u32,
         commit: u64,
         record: RawRecord<'a>,

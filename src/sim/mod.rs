@@ -11,6 +11,8 @@
 //! | [`repair`] | the same damage, checked and repaired: nothing that is whole is lost, at a power loss neither |
 //! | [`read_only`] | what is seen beside a writer, and after a crash before anybody recovers, is right and stays |
 //! | [`groups`] | consumers that crash at each call, and transactions |
+//! | [`joint`] | transactions that share an entry of the journal, cut off at each call |
+//! | [`reserve`] | what keeps a reserve goes on where the disk is full |
 //! | [`rows`] | what docs/RELIABILITY.md promises for one situation each |
 //!
 //! But for [`groups`], everything is single-threaded and follows from the seed.
@@ -21,6 +23,7 @@ mod content;
 mod damage;
 mod dice;
 mod groups;
+mod joint;
 mod judge;
 mod kth_call;
 mod model;
@@ -30,6 +33,7 @@ mod power_loss;
 mod prefix;
 mod read_only;
 mod repair;
+mod reserve;
 mod rows;
 mod world;
 

@@ -403,9 +403,12 @@ impl World {
         let segment_bytes = self.mix.segment_bytes_max;
         let keeps = self.dice.one_in(6).then(|| segment_bytes * self.dice.within(1, 3));
         let ages = self.dice.one_in(8).then(|| std::time::Duration::from_secs(self.dice.within(1, 60)));
+        // Without dice: the worlds without a reserve stay what they were before there was any.
+        let reserves = durability == Durability::Sync && (self.seed + u64::from(self.next_topic)).is_multiple_of(4);
         let settings = TopicSettings::default()
             .partitions(partitions)
             .durability(durability)
+            .reserve_bytes(if reserves { 2 * segment_bytes } else { 0 })
             .segment_bytes_max(segment_bytes)
             .record_bytes_max(4096)
             .retention_bytes_max(keeps)

@@ -32,6 +32,8 @@ pub(super) const SCENARIOS: &[fn() -> Verdict] = &[
     guard::a_view_ahead_of_the_log_is_not_believed,
     super::prefix::unsynced_segments_end_at_the_first_hole,
     super::compaction::some_cuts,
+    super::reserve::a_reserve_takes_what_fits,
+    super::joint::transactions_of_one_entry_are_whole,
     super::groups::lost_records_do_not_hide_those_that_follow,
     super::groups::a_former_owner_is_fenced,
     super::groups::unfinished_work_comes_again,

@@ -13,7 +13,7 @@ Measures annals beside the machine's raw limits and its peers, and prints a tabl
 Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--text] [--dir DIR] [--json FILE]
        annals-peers --curves [--large] [--dir DIR]
        annals-peers --footprint [--dir DIR]
-       annals-peers --consumers [--rounds N] [--dir DIR]
+       annals-peers --consumers [--rounds N] [--with NAME,NAME] [--dir DIR]
        annals-peers --bus [--rounds N] [--dir DIR]
 
   --quick        0.15 s a workload, two rounds and small logs: for a first look, not for quoting
@@ -27,8 +27,13 @@ Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--
   --curves       instead of the bars: how the costs of annals grow with size, segments, partitions, subscribers, in about
                  three minutes; --large adds a log of 10 GB
   --footprint    instead of the bars: memory and files of annals with up to 10,000 partitions, and opening them (P11)
+<<<<<<< HEAD
   --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16)
   --bus          instead of the bars: what the event bus costs (P13)
+=======
+  --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16); --with LIST:
+                 only of deliver flood fan-out one many rebalance idle reopen groups
+>>>>>>> five
 ";
 
 /// How much of everything is measured.
@@ -72,6 +77,7 @@ pub(crate) enum Command {
     Consumers {
         dir: PathBuf,
         rounds: usize,
+        with: Vec<String>,
     },
     Bus {
         dir: PathBuf,
@@ -142,7 +148,8 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command> {
         return Ok(Command::Footprint { dir: parsed.dir });
     }
     if consumers {
-        return Ok(Command::Consumers { dir: parsed.dir, rounds: rounds.unwrap_or(FULL.rounds) });
+        let rounds = rounds.unwrap_or(FULL.rounds);
+        return Ok(Command::Consumers { dir: parsed.dir, rounds, with: parsed.with });
     }
     if bus {
         return Ok(Command::Bus { dir: parsed.dir, rounds: rounds.unwrap_or(FULL.rounds) });

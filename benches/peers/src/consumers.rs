@@ -54,22 +54,31 @@ impl Rows {
 }
 
 /// Prints the table.
-pub(crate) fn run(dir: &Path, rounds: usize) -> Result<()> {
+pub(crate) fn run(dir: &Path, rounds: usize, with: &[String]) -> Result<()> {
     let workspace = Workspace::new(dir)?;
     let mut rows = Rows::default();
     for _ in 0..rounds {
-        ping_pong(&workspace, &mut rows)?;
-        flood(&workspace, &mut rows)?;
-        fan_out(&workspace, &mut rows)?;
-        one_by_one(&workspace, &mut rows)?;
-        many(&workspace, &mut rows)?;
-        rebalance(&workspace, &mut rows)?;
-        idle(&workspace, &mut rows)?;
-        reopen(&workspace, &mut rows)?;
+        for (_, part) in PARTS.iter().filter(|(name, _)| with.is_empty() || with.iter().any(|part| part == name)) {
+            part(&workspace, &mut rows)?;
+        }
     }
     rows.print();
     Ok(())
 }
+
+type Part = fn(&Workspace, &mut Rows) -> Result<()>;
+
+const PARTS: [(&str, Part); 9] = [
+    ("deliver", ping_pong),
+    ("flood", flood),
+    ("fan-out", fan_out),
+    ("one", one_by_one),
+    ("many", many),
+    ("rebalance", rebalance),
+    ("idle", idle),
+    ("reopen", reopen),
+    ("groups", groups),
+];
 
 fn create(log: &Log, name: &str, partitions: u32, durability: Durability) -> Result<Topic> {
     let settings = TopicSettings::default().partitions(partitions).durability(durability);
@@ -449,4 +458,51 @@ fn reopen(workspace: &Workspace, rows: &mut Rows) -> Result<()> {
     assert_eq!(groups, 100, "all of them are there");
     log.blocking_close()?;
     workspace.remove(&dir)
+}
+
+/// What a commit costs by how many groups there are, which commit in turn.
+fn groups(workspace: &Workspace, rows: &mut Rows) -> Result<()> {
+    for count in [1_usize, 10, 100, 1_000, 10_000] {
+        let dir = workspace.fresh()?;
+        let log = Log::blocking_open(&dir)?;
+        let topic = create(&log, "t", 1, Durability::Os)?;
+        let each = (20_000 / count).max(4);
+        for _ in 0..each.div_ceil(1_000) {
+            topic.blocking_produce_batch((0..each.min(1_000)).map(|_| record()))?;
+        }
+        let mut members = Vec::with_capacity(count);
+        for number in 0..count {
+            let mut consumer = topic.subscribe(format!("g{number}")).blocking_build()?;
+            let mut messages = Vec::with_capacity(each);
+            while messages.len() < each {
+                messages.extend(consumer.blocking_recv_batch(each - messages.len())?);
+            }
+            members.push((consumer, messages));
+        }
+        // The first half of the messages one by one, the second without waiting.
+        let (mut at, started) = (0, Instant::now());
+        while started.elapsed() < TIME && at < count * each / 2 {
+            let (consumer, messages) = &members[at % count];
+            consumer.blocking_commit(&messages[at / count])?;
+            at += 1;
+        }
+        let what = format!("{count} groups commit in turn, durable, one at a time");
+        rows.add("", &what, "us a commit", started.elapsed().as_secs_f64() * 1e6 / at as f64);
+        let (mut at, started) = (count * each / 2, Instant::now());
+        let first = at;
+        while at < count * each {
+            let (consumer, messages) = &members[at % count];
+            consumer.commit_async(&messages[at / count])?;
+            at += 1;
+        }
+        for (consumer, _) in &members {
+            consumer.blocking_flush()?;
+        }
+        let what = format!("{count} groups commit in turn, not awaited, and flushed");
+        rows.add("", &what, "us a commit", started.elapsed().as_secs_f64() * 1e6 / (at - first) as f64);
+        drop(members);
+        log.blocking_close()?;
+        workspace.remove(&dir)?;
+    }
+    Ok(())
 }

@@ -36,7 +36,7 @@ fn main() -> Result<()> {
             bars::fill_until_killed(entrant, level, &dir, bytes)?;
         }
         Command::Footprint { dir } => footprint::run(&dir)?,
-        Command::Consumers { dir, rounds } => consumers::run(&dir, rounds)?,
+        Command::Consumers { dir, rounds, with } => consumers::run(&dir, rounds, &with)?,
         Command::Bus { dir, rounds } => bus::run(&dir, rounds)?,
         Command::Hold { dir, partitions } => footprint::hold(&dir, partitions)?,
         Command::Curves { dir, large } => curves::run(&dir, large)?,

@@ -216,7 +216,7 @@ pub(super) async fn parked(bus: &Bus, group: &str, topic: &Topic) -> Result<Arc<
         })?;
         unfinished(&bus, &of, REPLAYS_TOPIC, |replay| {
             if let Some(Some(original)) = record::replayed(&replay, &of) {
-                let (topic, timestamp) = (Arc::clone(&original.topic), original.timestamp());
+                let (topic, timestamp) = (Arc::clone(&*original.topic), original.timestamp());
                 let place = Place { topic, partition: original.partition, offset: original.offset, timestamp };
                 found.found(&place, original.key(), true);
             }

@@ -28,7 +28,7 @@ struct Held {
 
 fn key_of(message: &Message) -> Option<Key> {
     let key = message.key()?;
-    Some((Arc::clone(&message.topic), message.partition(), Bytes::copy_from_slice(key)))
+    Some((Arc::clone(&*message.topic), message.partition(), Bytes::copy_from_slice(key)))
 }
 
 fn key_at(place: &Place, key: Option<&Bytes>) -> Option<Key> {

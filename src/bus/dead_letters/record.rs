@@ -142,7 +142,7 @@ pub(super) fn to_replay(letter: &Message, place: &Place, group: &str) -> Record<
 
 /// If a message is a replay: the message that it was, if it is this group's.
 pub(in super::super) fn replayed(message: &Message, group: &str) -> Option<Option<Message>> {
-    if *message.topic != *REPLAYS_TOPIC {
+    if message.topic() != REPLAYS_TOPIC {
         return None;
     }
     let headers = message.headers();
@@ -154,7 +154,7 @@ pub(in super::super) fn replayed(message: &Message, group: &str) -> Option<Optio
     let mut original = headers.clone();
     original.retain(|header| !header.name().starts_with(REPLAY_PREFIX));
     Some(Some(Message {
-        topic: place.topic,
+        topic: place.topic.into(),
         partition: place.partition,
         offset: place.offset,
         commit: message.commit,

@@ -15,12 +15,12 @@ use super::super::handler::{Answer, Attempt, Dispatch, HandlerError, Reason};
 use super::super::timers::Sleep;
 use crate::error::{Error, Result};
 use crate::producer::Receipt;
-use crate::record::Message;
+use crate::record::{Message, TopicName};
 
 /// What keeps events in order: the key in its partition. Events without a key have no order among themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    pub(super) topic: Arc<str>,
+    pub(super) topic: TopicName,
     pub(super) partition: u32,
     key: Option<Bytes>,
     /// Of an event without a key, what tells it from the others.

@@ -23,6 +23,28 @@ fn error_of(record_count: u32, last_offset_delta: u32, body: &[u8]) -> FormatErr
 }
 
 #[test]
+fn a_frame_takes_the_records_of_others_in() {
+    let all: Vec<Owned> = (0..5)
+        .map(|number| Owned {
+            timestamp: 1000 - 300 * number,
+            key: (number > 0).then(|| vec![number as u8; number as usize]),
+            value: (number != 3).then(|| vec![7; 100]),
+            headers: if number == 2 { vec![("h".into(), None), ("i".into(), Some(vec![1]))] } else { Vec::new() },
+        })
+        .collect();
+    let build = |records: &[Owned]| {
+        let mut builder = FrameBuilder::new();
+        records.iter().for_each(|record| record.push_to(&mut builder));
+        builder
+    };
+    let mut together = FrameBuilder::new();
+    for others in [&all[..1], &[], &all[1..4], &all[4..]] {
+        together.absorb(&build(others));
+    }
+    assert_eq!(together.finish(place(50)), build(&all).finish(place(50)));
+}
+
+#[test]
 fn the_layout_is_the_documented_one() {
     let record = Owned {
         timestamp: 998,

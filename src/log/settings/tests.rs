@@ -55,6 +55,11 @@ fn the_ends_of_each_range_are_allowed_and_what_lies_beyond_is_not() {
     assert!(refusal(topic().partitions(10_001).validate()).starts_with("`partitions` is 10001"));
     assert!(refusal(topic().segment_bytes_max(4095).validate()).starts_with("`segment_bytes_max` is 4095"));
     assert!(refusal(topic().segment_bytes_max((1 << 30) + 1).validate()).ends_with("to 1073741824"));
+    assert!(refusal(topic().reserve_bytes((64 << 20) + 1).validate()).ends_with("outside 0 to 67108864"));
+    assert_eq!(
+        refusal(topic().durability(Durability::Os).reserve_bytes(1).validate()),
+        "`reserve_bytes` is set, but the durability is `os`, not `sync`"
+    );
     assert!(refusal(topic().record_bytes_max(0).validate()).starts_with("`record_bytes_max` is 0"));
     assert!(refusal(topic().record_bytes_max((64 << 20) + 1).validate()).ends_with("1 to 67108864"));
     assert_eq!(
@@ -200,7 +205,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
     let ages = prop::option::of((1_000u64..=u64::from(u32::MAX)).prop_map(Duration::from_millis));
     let dedups = prop::option::of((1u32..=10_000_000, ages));
     let indexed = prop::collection::btree_set("\\PC{1,60}", 0..=8);
-    let compaction = (any::<bool>(), 0u64..=316_224_000_000_000_000, 0u32..=100);
+    let compaction = (any::<bool>(), 0u64..=316_224_000_000_000_000, 0u32..=100, 0u64..=64 << 20);
     (sizes, durabilities(), compressions(), retentions(), dedups, (compaction, indexed)).prop_map(
         |(
             (partitions, segment_bytes_max, record_bytes_max),
@@ -210,7 +215,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
             dedup,
             (compaction, indexed),
         )| {
-            let (compaction, tombstones, percent) = compaction;
+            let (compaction, tombstones, percent, reserve) = compaction;
             TopicSettings {
                 partitions,
                 durability,
@@ -221,6 +226,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
                 dedup_count_max: dedup.map_or(0, |(count, _)| count),
                 dedup_age_max: dedup.and_then(|(_, age)| age),
                 indexed_headers: indexed.into_iter().collect(),
+                reserve_bytes: if durability == Durability::Sync { reserve } else { 0 },
                 compression,
                 compaction,
                 tombstone_age_max: Duration::from_nanos(tombstones),
