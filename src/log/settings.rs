@@ -13,7 +13,7 @@ use crate::storage::handles::OPEN_FILES_MAX;
 use crate::text::quoted;
 
 mod duration;
-mod indexed;
+pub(crate) mod indexed;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -233,6 +233,10 @@ pub struct TopicSettings {
     /// by default none. The index is made in the background and by whoever searches, never by whoever produces.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub indexed_headers: Vec<String>,
+    /// Whether the records of a key are found without reading its partition; by default not. For
+    /// [`Topic::stream`](crate::Topic::stream) and [`Topic::find_key`](crate::Topic::find_key); made as the index of headers is.
+    #[serde(skip_serializing_if = "is_false")]
+    pub index_keys: bool,
     /// How what is written from now on is compressed; by default [`Compression::None`].
     pub compression: Compression,
     /// Whether only the last record of each key is kept; by default all are. Every record must have a key then. What has
@@ -259,6 +263,7 @@ impl Default for TopicSettings {
             dedup_count_max: 0,
             dedup_age_max: None,
             indexed_headers: Vec::new(),
+            index_keys: false,
             compression: Compression::None,
             compaction: false,
             tombstone_age_max: Duration::from_secs(86_400),
@@ -328,6 +333,13 @@ impl TopicSettings {
     #[must_use]
     pub fn indexed_headers(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.indexed_headers = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets whether the records of a key are [found](TopicSettings#structfield.index_keys) by an index.
+    #[must_use]
+    pub fn index_keys(mut self, index: bool) -> Self {
+        self.index_keys = index;
         self
     }
 
@@ -457,6 +469,10 @@ fn check_age(setting: &str, age: Option<Duration>) -> Result<()> {
 
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn check<N: PartialOrd + fmt::Display>(setting: &str, value: N, allowed: RangeInclusive<N>) -> Result<()> {

@@ -18,6 +18,7 @@ pub use view::RecordView;
 pub(crate) use blocking::{Current, decode};
 pub(crate) use position::{check_offset, first_at};
 pub(crate) use reader::{Item, Scope};
+pub(crate) use view::checksum;
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! read (see `Engine::horizon`). A single partition needs neither.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -89,6 +89,25 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(engine: Arc<Engine>, scope: Scope, start: Start, follow: bool) -> Result<Self> {
+        Self::begin(engine, scope, start, follow, |partitions, ends| position::resolve(partitions, ends, start))
+    }
+
+    /// Follows some topics from these offsets on, and from the beginning where none is given. One below the log start is met with a
+    /// gap.
+    pub(super) fn resume(engine: Arc<Engine>, scope: Scope, offsets: &HashMap<(u128, u32), u64>) -> Result<Self> {
+        Self::begin(engine, scope, Start::Earliest, true, |partitions, _| {
+            let offset = |partition: &Arc<Partition>| offsets.get(&partition.key()).copied().unwrap_or(0);
+            Ok((partitions.iter().map(offset).collect(), 0))
+        })
+    }
+
+    fn begin(
+        engine: Arc<Engine>,
+        scope: Scope,
+        start: Start,
+        follow: bool,
+        resolve: impl FnOnce(&[Arc<Partition>], &[u64]) -> Result<(Vec<u64>, u64)>,
+    ) -> Result<Self> {
         engine.check_open()?;
         let mut reader = Self {
             engine,
@@ -119,7 +138,7 @@ impl Reader {
             _ => next,
         };
         let ends: Vec<u64> = partitions.iter().map(|partition| partition.visible_end()).collect();
-        let offsets = match position::resolve(&partitions, &ends, start) {
+        let offsets = match resolve(&partitions, &ends) {
             Ok((offsets, pass_over)) => {
                 reader.pass_over = pass_over;
                 offsets
@@ -319,6 +338,22 @@ impl Reader {
             Some(closed) if !self.engine.takes_no_more() => closed.clone(),
             _ => Error::closed(),
         }
+    }
+
+    /// The commit number below which all was read, of a reader that follows and has found nothing more; `None` if there is
+    /// something by now.
+    pub(super) fn read_below(&self) -> Option<u64> {
+        let [source] = self.sources.as_slice() else { return Some(self.horizon) };
+        if matches!(self.scope, Scope::Log) {
+            return Some(self.horizon);
+        }
+        // As in a look ahead: a reader of a single partition does without until it is asked.
+        let next = self.engine.next_commit();
+        if self.scope.has_grown() {
+            return None;
+        }
+        let horizon = self.engine.horizon_below(next, self.partitions());
+        (source.cursor.next_offset() >= source.cursor.partition().visible_end()).then_some(horizon)
     }
 
     /// Whether the next frame needs no I/O.
