@@ -96,6 +96,9 @@ impl StateView {
         };
         if answer.is_err() {
             self.generation += 1;
+            if let Kept::Memory(memory) = &mut self.place {
+                *memory = Memory::default();
+            }
         }
         answer
     }
@@ -150,6 +153,13 @@ impl StateView {
                 Ok(())
             }
         }
+    }
+
+    /// Puts a value that is damaged.
+    #[cfg(test)]
+    pub(crate) fn spoil(&mut self, key: &[u8]) {
+        let key = state_key(key);
+        drop(self.with(|pairs| pairs.write(vec![(key.clone(), Some(vec![0; 5]))])));
     }
 
     /// Writes everything out.

@@ -106,6 +106,11 @@ impl Projection {
         &self.handle.shared
     }
 
+    #[cfg(test)]
+    pub(in crate::sourcing) fn spoil(&self, key: &[u8]) {
+        self.shared().spoil(key);
+    }
+
     /// The name.
     pub fn name(&self) -> &str {
         &self.shared().name

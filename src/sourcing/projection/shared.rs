@@ -224,6 +224,14 @@ impl Shared {
         }
     }
 
+    /// Damages the value of a key.
+    #[cfg(test)]
+    pub(super) fn spoil(&self, key: &[u8]) {
+        if let Some(view) = lock(&self.view).as_mut() {
+            view.spoil(key);
+        }
+    }
+
     /// Ends the thread and closes the view. Who comes second waits for the first. A function of the application that closes its own
     /// projection is not waited for.
     pub(super) fn close(&self) {

@@ -115,6 +115,11 @@ impl ProjectionState {
         there.map(|(key, value)| decode(&key, value).map(|value| (Bytes::from(key), value))).collect()
     }
 
+    #[cfg(test)]
+    pub(in crate::sourcing) fn spoil(&self, key: &[u8]) {
+        self.shared.spoil(key);
+    }
+
     fn change(&mut self, key: &[u8], value: Option<Vec<u8>>) {
         self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         let before = self.changed.insert(key.to_vec(), value);

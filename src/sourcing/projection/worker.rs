@@ -161,6 +161,7 @@ impl Worker {
             status.places.clear();
             (status.read_below, status.done) = (0, 0);
             status.rebuild = Some(why.clone());
+            status.wanted.rebuild = None;
         });
         let mut view = lock(&self.shared.view);
         let Some(view) = view.as_mut() else { return Err(Error::closed()) };
@@ -198,7 +199,8 @@ impl Worker {
             if close {
                 return Err(End::Close);
             }
-            if let Some(why) = rebuild {
+            // Whoever met the damage may say so only after it was mended.
+            if let Some(why) = rebuild.filter(|why| *why != Rebuild::Damaged || self.is_lost()) {
                 return Err(End::Rebuild(why));
             }
             if flush {
@@ -245,9 +247,14 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether somebody has met damage, and what there was is gone.
+    fn is_lost(&self) -> bool {
+        lock(&self.shared.view).as_ref().is_some_and(|view| view.generation() != self.generation)
+    }
+
     fn failed(&self, record: RecordView<'_>, panicked: bool, source: Option<super::ApplyError>) -> End {
         // The function may have failed only since there was nothing more to be asked.
-        if lock(&self.shared.view).as_ref().is_some_and(|view| view.generation() != self.generation) {
+        if self.is_lost() {
             return End::Rebuild(Rebuild::Damaged);
         }
         let (topic, partition, offset) = (record.topic().to_owned(), record.partition(), record.offset());
