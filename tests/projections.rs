@@ -561,6 +561,14 @@ fn a_projection_follows_a_topic_that_grows() {
         let partitions = topics[round as usize % 2].partitions() + 1;
         runtime.block_on(log.add_partitions(name, partitions)).unwrap();
         topics[round as usize % 2].blocking_produce(record(0, 1).partition(partitions - 1)).unwrap();
+        // Of one commit: the order is that of the topics and partitions, whenever these have come.
+        let mut batch = Batch::new();
+        for topic in topics.iter().rev() {
+            for number in (0..topic.partitions()).rev() {
+                batch.add(topic, record(0, u64::from(number) + 1).partition(number)).unwrap();
+            }
+        }
+        log.blocking_produce_all(batch).unwrap();
         settle(&log, &projection);
         assert_eq!(shown(&projection), folded(&log));
     }

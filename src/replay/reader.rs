@@ -48,6 +48,8 @@ struct Source {
     /// Where reading ends, unless the reader follows.
     end: u64,
     head: Option<Frame>,
+    /// Its place among those of one commit.
+    rank: u64,
     follows: bool,
 }
 
@@ -76,7 +78,7 @@ pub(super) struct Reader {
     scope: Scope,
     sources: Vec<Source>,
     /// Sources with a frame at hand, the lowest commit first; those of one commit in the order of their partitions.
-    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
     /// Sources without one.
     empty: Vec<usize>,
     horizon: u64,
@@ -162,8 +164,17 @@ impl Reader {
     }
 
     fn add(&mut self, topic: Arc<TopicState>, partition: Arc<Partition>, from: u64, end: u64, read_bytes: usize) {
+        let rank = match &self.scope {
+            // The same whether partitions were there from the beginning or have come since.
+            Scope::Topics(topics) => {
+                let at = topics.iter().position(|other| Arc::ptr_eq(other, &topic)).unwrap_or_default();
+                (at as u64) << 32 | u64::from(partition.owner.partition)
+            }
+            Scope::Partition(..) | Scope::Log => self.sources.len() as u64,
+        };
         self.empty.push(self.sources.len());
         self.sources.push(Source {
+            rank,
             topic,
             cursor: PartitionCursor::new(partition, from).with_read_bytes(read_bytes),
             from,
@@ -221,7 +232,7 @@ impl Reader {
                 };
             }
             if let Some(frame) = frame {
-                self.heap.push(Reverse((frame.header.commit, 0)));
+                self.heap.push(Reverse((frame.header.commit, source.rank, 0)));
                 self.empty.clear();
                 source.head = Some(frame);
             }
@@ -237,7 +248,7 @@ impl Reader {
             let over = self.is_over();
             self.look_ahead()?;
             self.refill()?;
-            if self.heap.peek().is_some_and(|Reverse((commit, _))| *commit < self.horizon) {
+            if self.heap.peek().is_some_and(|Reverse((commit, ..))| *commit < self.horizon) {
                 continue;
             }
             if self.heap.is_empty() {
@@ -250,7 +261,7 @@ impl Reader {
 
     fn next_merged(&mut self) -> Result<Option<Item>> {
         self.refill()?;
-        let Some(Reverse((commit, index))) = self.heap.peek().copied() else { return Ok(None) };
+        let Some(Reverse((commit, _, index))) = self.heap.peek().copied() else { return Ok(None) };
         if commit >= self.horizon {
             return Ok(None);
         }
@@ -269,7 +280,7 @@ impl Reader {
             let Some(source) = self.sources.get_mut(index) else { break };
             match source.next_frame(source.end)? {
                 Some(frame) => {
-                    self.heap.push(Reverse((frame.header.commit, index)));
+                    self.heap.push(Reverse((frame.header.commit, source.rank, index)));
                     source.head = Some(frame);
                     self.empty.swap_remove(at);
                 }

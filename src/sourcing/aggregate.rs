@@ -227,6 +227,12 @@ impl<T: 'static, C: Codec<T>> EventStream<T, C> {
         let to = partition.log_start();
         let (topic, number) = (self.topic.name().to_owned(), partition.owner.partition);
         let gap = (to > from).then_some(Gap { topic, partition: number, from, to });
+        // What is no longer in the log is no version of anything: an append would be held against none.
+        if let Expected::Exact(newest) = version
+            && newest < to
+        {
+            version = Expected::Empty;
+        }
         Ok(Loaded { state, version, events, read, gap })
     }
 }

@@ -46,7 +46,7 @@ impl Handler {
 ///
 /// Made by [`Log::projection`](crate::Log::projection). Each record is given to every function that wants it, in the order in which
 /// the functions were added. The functions are called on the projection's own thread, one at a time, and may block. They must make the
-/// same state of the same records: no clock, no chance, nothing from outside.
+/// same state of the same records: no clock, no chance, nothing from outside. One that waits for its own projection waits for ever.
 ///
 /// # Example
 ///

@@ -86,7 +86,7 @@ fn start(builder: ProjectionBuilder, topics: Vec<Arc<TopicState>>) -> Result<Arc
     let worker = Worker::new(Arc::clone(&shared), builder, definition, places, generation, complete);
     let thread = Builder::new()
         .name("annals-projection".into())
-        .spawn(move || worker.main())
+        .spawn(move || worker.main_guarded())
         .map_err(|error| Error::io("cannot start the thread of a projection", error))?;
     *lock(&shared.thread) = Some(thread);
     Ok(shared)

@@ -50,7 +50,9 @@ impl Projections {
 
 impl Extension for Projections {
     fn checkpointed(&self, _: &Engine) {
-        self.there().iter().for_each(|shared| shared.ask(|status| status.wanted.flush = true));
+        // Opening one takes its time, and the upkeep of the log is not to wait for that.
+        let there = self.state.try_lock().map(|state| state.there.clone()).unwrap_or_default();
+        there.iter().filter_map(Weak::upgrade).for_each(|shared| shared.ask(|status| status.wanted.flush = true));
     }
 
     fn closing(&self, _: &Engine) {

@@ -90,7 +90,16 @@ impl Worker {
         }
     }
 
-    pub(super) fn main(mut self) {
+    /// Does all of it. Nobody who waits for a thread that has panicked waits for ever.
+    pub(super) fn main_guarded(self) {
+        let shared = Arc::clone(&self.shared);
+        if catch_unwind(AssertUnwindSafe(|| self.main())).is_err() {
+            let failed = Error::new(ErrorKind::Io, format!("the thread of projection {} has panicked", shared.name));
+            shared.change(|status| status.phase = Phase::Failed(failed));
+        }
+    }
+
+    fn main(mut self) {
         self.shared.thread_id.get_or_init(|| std::thread::current().id());
         loop {
             let mut end = self.run();
