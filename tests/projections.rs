@@ -474,7 +474,10 @@ fn a_mended_function_goes_on() {
 fn records_that_have_gone_are_told_of() {
     let log = Log::temporary().unwrap();
     let [topic, _] = create(&log);
-    let send = |count: u64| (0..count).map(|number| topic.blocking_produce(record(0, number)).unwrap()).last().unwrap();
+    let send = |count: u64| {
+        let receipts: Vec<_> = (0..count).map(|number| topic.blocking_produce(record(0, number)).unwrap()).collect();
+        receipts[receipts.len() - 1]
+    };
     let partition = send(30).partition;
     log.blocking_delete_records("a", partition, 10).unwrap();
     let counting = || {

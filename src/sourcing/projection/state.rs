@@ -23,12 +23,15 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub struct ProjectionState {
     shared: Arc<Shared>,
-    /// What has changed since the last batch; `None` is a key that was taken out.
-    changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// What has changed since the last batch.
+    changed: BTreeMap<Vec<u8>, Changed>,
     /// What was changed by the current record, and what there was before in `changed`.
-    undo: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    undo: Vec<(Vec<u8>, Option<Changed>)>,
     bytes: usize,
 }
+
+/// What a key has become: a value, or one that is taken out.
+type Changed = Option<Vec<u8>>;
 
 /// Keys and their values, of a type.
 pub(super) type Entries<V> = Vec<(Bytes, V)>;
@@ -107,8 +110,7 @@ impl ProjectionState {
     pub fn range<V: Serialize + DeserializeOwned>(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Bytes, V)>> {
         let prefix = prefix.as_ref();
         let kept = self.shared.kept(|view| view.range(prefix, prefix, usize::MAX))?;
-        let mut all: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-            kept.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        let mut all: BTreeMap<Vec<u8>, Changed> = kept.into_iter().map(|(key, value)| (key, Some(value))).collect();
         let changed = self.changed.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
         all.extend(changed.map(|(key, value)| (key.clone(), value.clone())));
         let there = all.into_iter().filter_map(|(key, value)| Some((key, value?)));
@@ -120,7 +122,7 @@ impl ProjectionState {
         self.shared.spoil(key);
     }
 
-    fn change(&mut self, key: &[u8], value: Option<Vec<u8>>) {
+    fn change(&mut self, key: &[u8], value: Changed) {
         self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         let before = self.changed.insert(key.to_vec(), value);
         self.undo.push((key.to_vec(), before));
@@ -147,7 +149,7 @@ impl ProjectionState {
     }
 
     /// What the batch has changed.
-    pub(super) fn take(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    pub(super) fn take(&mut self) -> Vec<(Vec<u8>, Changed)> {
         self.bytes = 0;
         self.undo.clear();
         std::mem::take(&mut self.changed).into_iter().collect()
