@@ -20,5 +20,5 @@ pub use blocking::BlockingFind;
 pub use stream::Find;
 
 pub(crate) use index::register;
-pub(crate) use newest::{mark_of, newest};
+pub(crate) use newest::{first_after, mark_of, newest};
 pub(crate) use search::Scope;

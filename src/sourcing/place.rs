@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::find::mark_of;
+use crate::find::{first_after, mark_of};
 use crate::partition::Partition;
-use crate::segment::index::Target;
 
 /// Up to where records were read, and what the last of them is known by.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +24,7 @@ pub(super) fn differs_at(partition: &Arc<Partition>, read: Read) -> Result<Optio
     if end < read.next_offset {
         return Ok(Some(end));
     }
-    let later = partition.find(Target::Commit(read.commit.saturating_add(1)))?;
-    if later < read.next_offset {
+    if let Some(later) = first_after(partition, read.commit, read.next_offset)? {
         return Ok(Some(later));
     }
     if last < partition.log_start() {
