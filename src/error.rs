@@ -30,6 +30,7 @@ enum Detail {
     Version(Expected),
     Gap(Gap),
     Rewound(Rewound),
+    Failed(FailedRecord),
 }
 
 /// What the caller can do about an [`Error`].
@@ -66,6 +67,8 @@ pub enum ErrorKind {
     Poisoned,
     /// The log has been closed.
     Closed,
+    /// A function of the application has failed or panicked, or could not be given its event; see [`Error::failed_record`].
+    Failed,
 }
 
 /// Where damage was found.
@@ -123,6 +126,20 @@ pub struct Rewound {
     pub from: u64,
     /// The offset where delivery goes on: the first that is not what it was.
     pub to: u64,
+}
+
+/// The record that a function of the application could not deal with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedRecord {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The offset.
+    pub offset: u64,
+    /// Whether the function panicked.
+    pub panicked: bool,
 }
 
 impl Error {
@@ -239,6 +256,24 @@ impl Error {
     pub fn rewound(&self) -> Option<&Rewound> {
         match &self.0.detail {
             Some(Detail::Rewound(rewound)) => Some(rewound),
+            _ => None,
+        }
+    }
+
+    /// The function of the application that was given `record` has failed.
+    pub(crate) fn of_failed(
+        context: impl Into<String>,
+        record: FailedRecord,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        let detail = Some(Detail::Failed(record));
+        Self(Arc::new(Inner { kind: ErrorKind::Failed, context: context.into(), detail, source }))
+    }
+
+    /// Which record the application could not deal with, for [`ErrorKind::Failed`].
+    pub fn failed_record(&self) -> Option<&FailedRecord> {
+        match &self.0.detail {
+            Some(Detail::Failed(record)) => Some(record),
             _ => None,
         }
     }

@@ -28,6 +28,7 @@ mod replay;
 mod segment;
 #[cfg(test)]
 mod sim;
+mod sourcing;
 mod storage;
 mod task;
 #[cfg(feature = "testing")]
@@ -44,7 +45,7 @@ pub use bus::{
 };
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};
-pub use error::{Corruption, Error, ErrorKind, Gap, OffsetRange, Result, Rewound};
+pub use error::{Corruption, Error, ErrorKind, FailedRecord, Gap, OffsetRange, Result, Rewound};
 pub use expected::Expected;
 pub use find::{BlockingFind, Find};
 pub use handle::{GroupDescription, GroupPartition, Log, LogBuilder, MemberDescription, OffsetChange, Reset};
@@ -54,5 +55,9 @@ pub use log::settings::{Compression, Durability, TopicSettings};
 pub use producer::{Batch, Delivery, Receipt, SendError};
 pub use record::{Header, Headers, IntoBytes, Message, Record, RecordRef};
 pub use replay::{BlockingReplay, RecordView, Replay, Start};
+pub use sourcing::{
+    Aggregate, ApplyError, EventStream, Loaded, Progress, Projection, ProjectionBuilder, ProjectionState, Rebuild,
+    Snapshot,
+};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
 pub use transaction::Transaction;

@@ -799,3 +799,31 @@ async fn the_offsets_cannot_be_tampered_with() {
     let mut own = log.replay_topics([own], Start::Earliest).unwrap().blocking().unwrap();
     assert!(own.next().unwrap().is_some(), "it can be read by its name");
 }
+
+/// A compaction lets frames begin before their first record. What lies before the offset that is committed is no reason to go back.
+#[tokio::test]
+async fn a_group_does_not_go_back_because_its_topic_was_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = TopicSettings::default().compaction(true).segment_bytes_max(64 << 10);
+    for round in 0..4_u32 {
+        let log = Log::open(dir.path()).await.unwrap();
+        let topic = log.create_raw_topic("states", settings.clone()).await.unwrap();
+        let mut consumer = topic.subscribe("group").build().await.unwrap();
+        for batch in 0..15_u32 {
+            let record = |number: u32| Record::new(vec![7; 100].into()).key(format!("key {batch} {}", number % 2));
+            topic.produce_batch((0..100).map(record)).await.unwrap();
+        }
+        log.compact_topic("states").await.unwrap();
+        let mut last = None;
+        loop {
+            match futures_util::StreamExt::next(&mut consumer).await.unwrap().unwrap() {
+                annals::Item::Message(message) => last = Some(message),
+                annals::Item::CaughtUp => break,
+                other => panic!("round {round}: {other:?}"),
+            }
+        }
+        consumer.commit(&last.unwrap()).await.unwrap();
+        drop(consumer);
+        log.close().await.unwrap();
+    }
+}

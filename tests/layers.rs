@@ -74,6 +74,26 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("find", &["error", "text", "codec", "record", "format", "segment", "partition", "log", "views", "replay"]),
+    (
+        "sourcing",
+        &[
+            "error",
+            "text",
+            "task",
+            "expected",
+            "codec",
+            "record",
+            "segment",
+            "partition",
+            "log",
+            "topic",
+            "views",
+            "producer",
+            "replay",
+            "consumer",
+            "find",
+        ],
+    ),
     // L7: what a user opens.
     (
         "handle",
@@ -91,6 +111,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "consumer",
             "transaction",
             "find",
+            "sourcing",
         ],
     ),
     // On top of it: the event bus.
@@ -132,7 +153,7 @@ const PROGRAMS: &str = "bin";
 const CLOCK_FILES: [&str; 2] = ["storage/clock.rs", "bin/annals/clock.rs"];
 
 /// Where a layer is entered from above: of the journal and the partitions, the log alone.
-const PRIVATE: &[(&str, &[&str])] = &[("journal", &["log"]), ("views", &["producer", "find"])];
+const PRIVATE: &[(&str, &[&str])] = &[("journal", &["log"]), ("views", &["producer", "find", "sourcing"])];
 
 /// What stands beside the layers, for tests and measurements only, and may know them all. None of them names it.
 const BESIDE: &[&str] = &["sim", "fuzzing", "bench"];

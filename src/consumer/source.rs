@@ -20,7 +20,7 @@ use crate::partition::cursor::PartitionCursor;
 use crate::partition::watch::Watcher;
 use crate::planted::{self, Bug};
 use crate::record::TopicName;
-use crate::replay::first_at;
+use crate::replay::{first_after, first_at};
 use crate::segment::index::Target;
 use crate::segment::reader::Frame;
 
@@ -293,7 +293,8 @@ impl Opening {
     /// Sets the progress back to what the log still has: whatever was appended after the commit has a higher number.
     fn rewind(&self, committed: &Committed, progress: &mut Progress, told: &mut Vec<Item>) -> Result<()> {
         let from = progress.low;
-        let later = self.partition.find(Target::Commit(committed.commit.saturating_add(1)))?;
+        let end = self.partition.visible_end();
+        let later = first_after(&self.partition, committed.commit, end)?.unwrap_or(end);
         progress.rewind(later);
         if later < from {
             told.push(Item::Rewound(Rewound {

@@ -9,6 +9,7 @@ use super::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::engine::Engine;
 use crate::log::extension::Extension;
+use crate::log::settings::indexed::KEY;
 use crate::log::topic::TopicState;
 use crate::partition::Partition;
 use crate::segment::lock;
@@ -93,13 +94,14 @@ pub(crate) fn register(engine: &Arc<Engine>) {
 }
 
 /// That a topic, or all of them, do not index a header.
-pub(super) fn not_indexed(header: &str, said: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("the header {} is not indexed: {said}", quoted(header)))
+pub(super) fn not_indexed(wanted: &Wanted, said: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("{} is not indexed: {said}", wanted.said()))
 }
 
 /// The names of headers as they are told.
 pub(super) fn listed(names: &[String]) -> String {
-    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+    let told = |name: &String| if name == KEY { "the key".to_owned() } else { quoted(name) };
+    names.iter().map(told).collect::<Vec<_>>().join(", ")
 }
 
 /// What a topic indexes, said to somebody who looks for something else.
@@ -130,9 +132,10 @@ impl HeaderIndex {
         let mut tries = 0;
         loop {
             // Looked at each time: what is not declared any more is not kept complete.
-            let names = topic.settings().indexed_headers;
-            if !names.contains(&wanted.name) {
-                return Err(not_indexed(&wanted.name, says(topic, &names)));
+            let settings = topic.settings();
+            let names = settings.indexed();
+            if !wanted.is_indexed_by(&settings) {
+                return Err(not_indexed(wanted, says(topic, &names)));
             }
             // Locked for a slice at a time, so that others come to their turn.
             let mut state = lock(&self.state);
@@ -162,7 +165,7 @@ impl HeaderIndex {
         for topic in engine.topics() {
             for partition in topic.partitions().iter() {
                 loop {
-                    let names = topic.settings().indexed_headers;
+                    let names = topic.settings().indexed();
                     if engine.is_closed() {
                         return;
                     }
@@ -365,7 +368,7 @@ impl State {
     fn complete_before_closing(&mut self, engine: &Engine) {
         let mut left = CLOSING_BYTES;
         for topic in engine.topics() {
-            let names = topic.settings().indexed_headers;
+            let names = topic.settings().indexed();
             for partition in topic.partitions().iter() {
                 match self.background_step(engine, partition, &names, left) {
                     Ok((_, bytes)) => left = left.saturating_sub(bytes),
@@ -390,13 +393,13 @@ impl State {
 }
 
 fn is_any_indexed(engine: &Engine) -> bool {
-    engine.topics().iter().any(|topic| !topic.snapshot().settings.indexed_headers.is_empty())
+    engine.topics().iter().any(|topic| topic.snapshot().settings.indexes_any())
 }
 
 /// The topics that index something, and how many partitions they have.
 fn indexed_partitions(engine: &Engine) -> HashMap<u128, u32> {
     let snapshots = engine.topics().into_iter().map(|topic| topic.snapshot());
-    let indexed = snapshots.filter(|snapshot| !snapshot.settings.indexed_headers.is_empty());
+    let indexed = snapshots.filter(|snapshot| snapshot.settings.indexes_any());
     indexed.map(|snapshot| (snapshot.topic_id, snapshot.partitions.len() as u32)).collect()
 }
 

@@ -4,18 +4,43 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use crate::format::record::RawRecord;
+use crate::log::settings::TopicSettings;
+use crate::log::settings::indexed::KEY;
+use crate::replay::RecordView;
+use crate::text::quoted;
 
-/// A header that a record must have: one of this name, any of them, with this value.
+/// What a record must have: a header of this name, any of them, with this value, or this key.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
+    /// That of the header; [`KEY`] for the key, which is no name that a header can have.
     pub(super) name: String,
     pub(super) value: Vec<u8>,
+    is_key: bool,
 }
 
 impl Wanted {
-    pub(super) fn is_met_by<'a>(&self, mut headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> bool {
-        headers.any(|(name, value)| name == self.name && value == Some(&self.value))
+    pub(super) fn header(name: &str, value: &[u8]) -> Self {
+        Self { name: name.to_owned(), value: value.to_vec(), is_key: false }
+    }
+
+    pub(super) fn key(key: &[u8]) -> Self {
+        Self { name: KEY.to_owned(), value: key.to_vec(), is_key: true }
+    }
+
+    pub(super) fn is_indexed_by(&self, settings: &TopicSettings) -> bool {
+        if self.is_key { settings.index_keys } else { settings.indexed_headers.contains(&self.name) }
+    }
+
+    /// What it is, said to a person.
+    pub(super) fn said(&self) -> String {
+        if self.is_key { "the key".to_owned() } else { format!("the header {}", quoted(&self.name)) }
+    }
+
+    pub(super) fn is_met_by(&self, record: &RecordView<'_>) -> bool {
+        if self.is_key {
+            return record.key() == Some(&self.value);
+        }
+        record.headers().any(|(name, value)| name == self.name && value == Some(&self.value))
     }
 }
 
@@ -36,23 +61,4 @@ impl HeaderHasher {
         hasher.write(value);
         (hasher.finish() >> 32) as u32
     }
-}
-
-/// What stands for all of a record: key, value, headers, time and place.
-pub(super) fn checksum(record: &RawRecord<'_>) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    let mut part = |bytes: Option<&[u8]>| {
-        // So that no byte can pass from one part to the next.
-        hasher.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes.unwrap_or_default());
-    };
-    part(Some(&record.offset.to_le_bytes()));
-    part(Some(&record.timestamp.to_le_bytes()));
-    part(record.key);
-    part(record.value);
-    for (name, value) in record.headers.iter() {
-        part(Some(name.as_bytes()));
-        part(value);
-    }
-    hasher.finalize()
 }

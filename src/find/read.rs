@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::matcher::{HeaderHasher, checksum};
+use super::matcher::HeaderHasher;
 use crate::error::{Corruption, Error, Result};
 use crate::format::FormatError;
 use crate::format::frame::FrameHeader;
 use crate::format::record::{RawRecord, RecordIter};
+use crate::log::settings::indexed::KEY;
 use crate::partition::Partition;
 use crate::partition::cursor::PartitionCursor;
+use crate::replay::checksum;
 use crate::views::index::{Mark, RUN_OFFSETS_MAX};
 
 /// So many entries are taken in at once: 32 MiB while they are sorted.
@@ -37,6 +39,7 @@ pub(super) fn slice(
     bytes_max: u64,
 ) -> Result<Slice> {
     let mut slice = Slice { upto: None, entries: Vec::new(), bytes: 0, done: false };
+    let keys = names.iter().any(|name| name == KEY);
     let mut cursor = PartitionCursor::new(Arc::clone(partition), from);
     while slice.bytes < bytes_max && slice.entries.len() < ENTRIES_MAX {
         let frame = match cursor.next_frame(end) {
@@ -62,6 +65,9 @@ pub(super) fn slice(
                 let headers = record.headers.iter().filter(|(name, _)| names.iter().any(|indexed| indexed == name));
                 let hashes = headers.filter_map(|(name, value)| Some(hasher.hash(name, value?)));
                 slice.entries.extend(hashes.map(|hash| (hash, record.offset)));
+                if let Some(key) = record.key.filter(|_| keys) {
+                    slice.entries.push((hasher.hash(KEY, key), record.offset));
+                }
             }
             last = Some(record);
         }

@@ -33,6 +33,12 @@ pub(crate) enum Scope {
     Topic(Arc<TopicState>),
     /// All topics that index the header.
     Log,
+    /// One partition from an offset on, be it indexed or not.
+    Stream {
+        topic: Arc<TopicState>,
+        partition: Arc<Partition>,
+        from: u64,
+    },
 }
 
 /// What is looked for, where, and whether somebody still wants to know.
@@ -48,7 +54,7 @@ pub(super) struct Query {
 #[derive(Debug)]
 pub(super) enum Search {
     Index(IndexSearch),
-    /// Where another process has the view.
+    /// Where another process has the view, or there need not be any.
     Scan(Box<Scan>),
 }
 
@@ -59,6 +65,15 @@ impl Query {
         engine.check_open()?;
         // The number first, then the partitions, then their ends: see the reader of a replay.
         let next_commit = engine.next_commit();
+        if let Scope::Stream { topic, partition, from } = self.scope.clone() {
+            if engine.is_read_only() || !self.wanted.is_indexed_by(&topic.settings()) {
+                return self.scan_from(&topic, &partition, from);
+            }
+            let index = HeaderIndex::of(engine).ok_or_else(Error::closed)?;
+            let mut source = Source::new(&topic, &partition);
+            source.asked = source.asked.max(from);
+            return Ok(IndexSearch::begin(index, vec![source], next_commit, self));
+        }
         let topics = self.topics(engine)?;
         if engine.is_read_only() {
             let replay =
@@ -71,39 +86,50 @@ impl Query {
         for topic in topics {
             sources.extend(topic.partitions().iter().map(|partition| Source::new(&topic, partition)));
         }
-        let empty = (0..sources.len()).rev().collect();
-        let search = IndexSearch { index, sources, empty, heap: BinaryHeap::new(), next_commit, query: self };
-        Ok(Search::Index(search))
+        Ok(IndexSearch::begin(index, sources, next_commit, self))
+    }
+
+    /// Reads a partition from an offset on; what has gone is passed over.
+    fn scan_from(self, topic: &Arc<TopicState>, partition: &Arc<Partition>, from: u64) -> Result<Search> {
+        let records = loop {
+            let begin = from.max(partition.log_start()).min(partition.visible_end());
+            let scope = ReplayScope::Partition(Arc::clone(topic), partition.owner.partition);
+            match Replay::new(Arc::clone(&self.log), Arc::new(Raw), scope, Start::Offset(begin)).blocking() {
+                // Retention was faster.
+                Err(_) if begin < partition.log_start() => {}
+                records => break records?,
+            }
+        };
+        Ok(Search::Scan(Box::new(Scan { records, wanted: self.wanted.clone(), given_up: self.given_up })))
     }
 
     fn topics(&self, engine: &Engine) -> Result<Vec<Arc<TopicState>>> {
-        let header = &self.wanted.name;
+        let wanted = &self.wanted;
         match &self.scope {
-            Scope::Topic(topic) => {
+            Scope::Stream { topic, .. } | Scope::Topic(topic) => {
                 let snapshot = topic.snapshot();
                 let deleted = snapshot.partitions.iter().find_map(|partition| partition.closed());
                 if let Some(deleted) = deleted.filter(|why| why.kind() == ErrorKind::NotFound) {
                     return Err(deleted.clone());
                 }
-                let names = &snapshot.settings.indexed_headers;
-                if names.contains(header) {
+                if wanted.is_indexed_by(&snapshot.settings) {
                     Ok(vec![Arc::clone(topic)])
                 } else {
-                    Err(index::not_indexed(header, index::says(topic, names)))
+                    Err(index::not_indexed(wanted, index::says(topic, &snapshot.settings.indexed())))
                 }
             }
             Scope::Log => {
                 let all = engine.topics();
-                let names = |topic: &Arc<TopicState>| topic.settings().indexed_headers;
-                let found: Vec<_> = all.iter().filter(|topic| names(topic).contains(header)).cloned().collect();
+                let found: Vec<_> =
+                    all.iter().filter(|topic| wanted.is_indexed_by(&topic.settings())).cloned().collect();
                 if !found.is_empty() {
                     return Ok(found);
                 }
-                let mut indexed: Vec<String> = all.iter().flat_map(names).collect();
+                let mut indexed: Vec<String> = all.iter().flat_map(|topic| topic.settings().indexed()).collect();
                 indexed.sort();
                 indexed.dedup();
                 Err(index::not_indexed(
-                    header,
+                    wanted,
                     match &indexed[..] {
                         [] => "no topic indexes any".to_owned(),
                         indexed => format!("the topics index {}", index::listed(indexed)),
@@ -152,6 +178,11 @@ struct Source {
 }
 
 impl IndexSearch {
+    fn begin(index: Arc<HeaderIndex>, sources: Vec<Source>, next_commit: u64, query: Query) -> Search {
+        let empty = (0..sources.len()).rev().collect();
+        Search::Index(Self { index, sources, empty, heap: BinaryHeap::new(), next_commit, query })
+    }
+
     fn next(&mut self) -> Result<Option<Message>> {
         while let Some(&at) = self.empty.last() {
             let Some(source) = self.sources.get_mut(at) else { break };
@@ -202,7 +233,7 @@ impl Source {
                 continue;
             };
             let read = self.reader.read(offset, |view| {
-                let is_it = view.commit() < next_commit && query.wanted.is_met_by(view.headers());
+                let is_it = view.commit() < next_commit && query.wanted.is_met_by(&view);
                 is_it.then(|| view.to_message())
             });
             match read {
@@ -219,7 +250,7 @@ impl Source {
 
 /// Reads single records of a partition, whose offsets ascend.
 #[derive(Debug)]
-struct RecordReader {
+pub(super) struct RecordReader {
     partition: Arc<Partition>,
     topic: TopicName,
     cursor: Option<PartitionCursor>,
@@ -228,13 +259,13 @@ struct RecordReader {
 }
 
 impl RecordReader {
-    fn new(partition: &Arc<Partition>) -> Self {
+    pub(super) fn new(partition: &Arc<Partition>) -> Self {
         let topic = Arc::new(Arc::clone(&partition.owner.topic));
         Self { partition: Arc::clone(partition), topic, cursor: None, frame: None }
     }
 
     /// Calls `each` with the record at this offset, if there is one.
-    fn read<T>(&mut self, offset: u64, each: impl FnOnce(RecordView<'_>) -> Option<T>) -> Result<Option<T>> {
+    pub(super) fn read<T>(&mut self, offset: u64, each: impl FnOnce(RecordView<'_>) -> Option<T>) -> Result<Option<T>> {
         if self.frame.as_ref().is_none_or(|(frame, _)| frame.header.next_offset() <= offset) {
             self.frame = None;
             self.frame = self.next_frame(offset)?;
@@ -282,7 +313,7 @@ impl Scan {
     fn next(&mut self) -> Result<Option<Message>> {
         while !self.given_up.load(Ordering::Relaxed) {
             match self.records.next() {
-                Ok(Some(record)) if self.wanted.is_met_by(record.headers()) => return Ok(Some(record.to_message())),
+                Ok(Some(record)) if self.wanted.is_met_by(&record) => return Ok(Some(record.to_message())),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 // Retention was faster: what has gone is not found.

@@ -112,7 +112,14 @@ impl<T, C> Drop for Find<T, C> {
 
 impl<T, C: Codec<T>> Find<T, C> {
     pub(crate) fn new(log: Arc<Running>, codec: Arc<C>, scope: Scope, header: &str, value: &[u8]) -> Self {
-        let wanted = Wanted { name: header.to_owned(), value: value.to_owned() };
+        Self::of(log, codec, scope, Wanted::header(header, value))
+    }
+
+    pub(crate) fn of_key(log: Arc<Running>, codec: Arc<C>, scope: Scope, key: &[u8]) -> Self {
+        Self::of(log, codec, scope, Wanted::key(key))
+    }
+
+    fn of(log: Arc<Running>, codec: Arc<C>, scope: Scope, wanted: Wanted) -> Self {
         Self {
             query: Query { log, scope, wanted, given_up: Arc::new(AtomicBool::new(false)) },
             codec,

@@ -6,6 +6,7 @@ mod finding;
 pub(crate) mod groups;
 pub(crate) mod log;
 mod reading;
+mod sourcing;
 
 #[cfg(test)]
 mod tests;

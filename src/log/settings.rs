@@ -13,7 +13,7 @@ use crate::storage::handles::OPEN_FILES_MAX;
 use crate::text::quoted;
 
 mod duration;
-mod indexed;
+pub(crate) mod indexed;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -238,6 +238,10 @@ pub struct TopicSettings {
     /// is full: 0 (by default, none is kept) to 64 MiB; of [`Durability::Sync`] only. Where files are written over in place.
     #[serde(skip_serializing_if = "is_zero")]
     pub reserve_bytes: u64,
+    /// Whether the records of a key are found without reading its partition; by default not. For
+    /// [`Topic::stream`](crate::Topic::stream) and [`Topic::find_key`](crate::Topic::find_key); made as the index of headers is.
+    #[serde(skip_serializing_if = "is_false")]
+    pub index_keys: bool,
     /// How what is written from now on is compressed; by default [`Compression::None`].
     pub compression: Compression,
     /// Whether only the last record of each key is kept; by default all are. Every record must have a key then. What has
@@ -265,6 +269,7 @@ impl Default for TopicSettings {
             dedup_age_max: None,
             indexed_headers: Vec::new(),
             reserve_bytes: 0,
+            index_keys: false,
             compression: Compression::None,
             compaction: false,
             tombstone_age_max: Duration::from_secs(86_400),
@@ -341,6 +346,13 @@ impl TopicSettings {
     #[must_use]
     pub fn reserve_bytes(mut self, bytes: u64) -> Self {
         self.reserve_bytes = bytes;
+        self
+    }
+
+    /// Sets whether the records of a key are [found](TopicSettings#structfield.index_keys) by an index.
+    #[must_use]
+    pub fn index_keys(mut self, index: bool) -> Self {
+        self.index_keys = index;
         self
     }
 
@@ -475,6 +487,10 @@ fn check_age(setting: &str, age: Option<Duration>) -> Result<()> {
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
     *number == N::default()
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn check<N: PartialOrd + fmt::Display>(setting: &str, value: N, allowed: RangeInclusive<N>) -> Result<()> {

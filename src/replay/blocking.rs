@@ -1,13 +1,18 @@
 //! Reading on a thread, with records that borrow the reader's memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use super::reader::{Item, Reader};
+use bytes::Bytes;
+
+use super::reader::{Item, Reader, Scope};
 use super::view::RecordView;
-use crate::codec::Codec;
+use crate::codec::{Codec, Raw};
 use crate::error::{Corruption, Error, Result};
 use crate::format::record::{RecordIter, RecordPosition};
 use crate::log::running::Running;
+use crate::log::topic::TopicState;
 use crate::record::Message;
 use crate::task::block;
 
@@ -172,6 +177,16 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
     /// Moves to the next frame that has a wanted record.
     fn advance(&mut self) -> Result<bool> {
         loop {
+            match self.step()? {
+                Step::Frame => return Ok(true),
+                Step::Waits => block(|cx| self.reader.poll_changed(cx)),
+                Step::Over => return Ok(false),
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        loop {
             // Dropped first, so that the reader may use the memory again.
             self.current = None;
             let next = self.reader.next().inspect_err(|error| {
@@ -184,18 +199,60 @@ impl<T, C: Codec<T>> BlockingReplay<T, C> {
                     let current = Current::begin(item, &mut self.reader.pass_over)?;
                     if !current.is_over() {
                         self.current = Some(current);
-                        return Ok(true);
+                        return Ok(Step::Frame);
                     }
                 }
-                None if !self.reader.follows() => return Ok(false),
-                None if self.reader.is_listening() => self.wait(),
+                None if !self.reader.follows() => return Ok(Step::Over),
+                None if self.reader.is_listening() => return Ok(Step::Waits),
                 None => self.reader.listen(),
             }
         }
     }
+}
 
-    fn wait(&mut self) {
-        block(|cx| self.reader.poll_changed(cx));
+/// What a step has come to.
+enum Step {
+    /// A frame is at hand.
+    Frame,
+    /// There is nothing now, and something may come.
+    Waits,
+    Over,
+}
+
+impl BlockingReplay<Bytes, Raw> {
+    /// Follows some topics from these offsets on, and from the beginning where none is given. One below the log start is met with a
+    /// gap.
+    pub(crate) fn resume(
+        log: Arc<Running>,
+        topics: Vec<Arc<TopicState>>,
+        offsets: &HashMap<(u128, u32), u64>,
+    ) -> Result<Self> {
+        let reader = Reader::resume(Arc::clone(&log.engine), Scope::Topics(topics), offsets)?;
+        Ok(Self::new(reader, log, Arc::new(Raw)))
+    }
+
+    /// The next record of a reader that follows; `None` if there is none now. [`poll_changed`](Self::poll_changed) tells when to
+    /// look again.
+    #[inline]
+    pub(crate) fn next_now(&mut self) -> Result<Option<RecordView<'_>>> {
+        if self.current.as_ref().is_none_or(Current::is_over) && !matches!(self.step()?, Step::Frame) {
+            return Ok(None);
+        }
+        match &mut self.current {
+            Some(current) => current.next(),
+            None => Ok(None),
+        }
+    }
+
+    /// After [`next_now`](Self::next_now) has found nothing: the commit number below which all was read; `None` if there is more by
+    /// now.
+    pub(crate) fn read_below(&self) -> Option<u64> {
+        self.reader.read_below()
+    }
+
+    /// Resolves once something has changed since [`next_now`](Self::next_now) has found nothing.
+    pub(crate) fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reader.poll_changed(cx)
     }
 }
 

@@ -16,8 +16,9 @@ pub use stream::Replay;
 pub use view::RecordView;
 
 pub(crate) use blocking::{Current, decode};
-pub(crate) use position::{check_offset, first_at};
+pub(crate) use position::{check_offset, first_after, first_at};
 pub(crate) use reader::{Item, Scope};
+pub(crate) use view::checksum;
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,6 +63,34 @@ pub(crate) fn check_offset(partition: &Partition, offset: u64) -> Result<u64> {
     ))
 }
 
+/// The first record of a commit after this one, below `end`; `None` if there is none.
+///
+/// The place that [`Partition::find`] answers with is that of a frame, and may lie before its first record: a compaction lets a frame
+/// begin where the one before it ends.
+pub(crate) fn first_after(partition: &Arc<Partition>, commit: u64, end: u64) -> Result<Option<u64>> {
+    let found = partition.find(Target::Commit(commit.saturating_add(1)))?;
+    let mut cursor = PartitionCursor::new(Arc::clone(partition), found).with_read_bytes(LOOKUP_READ_BYTES);
+    loop {
+        let frame = match cursor.next_frame(end) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            // Retention has taken it away.
+            Err(error) if error.gap().is_some() => continue,
+            Err(error) => return Err(error),
+        };
+        if frame.header.commit <= commit {
+            continue;
+        }
+        let mut records = RecordIter::new(&frame.header, &frame.body);
+        if let Ok(Some(first)) = records.next_record() {
+            return Ok(Some(first.offset).filter(|offset| *offset < end));
+        }
+    }
+}
+
+/// So much is read at once where one frame is wanted.
+const LOOKUP_READ_BYTES: usize = 16 << 10;
+
 /// The first record with this time or a later one; the visible end if there is none.
 pub(crate) fn first_at(partition: &Arc<Partition>, timestamp: i64) -> Result<u64> {
     let found = partition.find(Target::Timestamp(timestamp))?;

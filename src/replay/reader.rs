@@ -5,7 +5,7 @@
 //! read (see `Engine::horizon`). A single partition needs neither.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ struct Source {
     /// Where reading ends, unless the reader follows.
     end: u64,
     head: Option<Frame>,
+    /// Its place among those of one commit.
+    rank: u64,
     follows: bool,
 }
 
@@ -78,7 +80,7 @@ pub(super) struct Reader {
     scope: Scope,
     sources: Vec<Source>,
     /// Sources with a frame at hand, the lowest commit first; those of one commit in the order of their partitions.
-    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
     /// Sources without one.
     empty: Vec<usize>,
     horizon: u64,
@@ -91,6 +93,25 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(engine: Arc<Engine>, scope: Scope, start: Start, follow: bool) -> Result<Self> {
+        Self::begin(engine, scope, start, follow, |partitions, ends| position::resolve(partitions, ends, start))
+    }
+
+    /// Follows some topics from these offsets on, and from the beginning where none is given. One below the log start is met with a
+    /// gap.
+    pub(super) fn resume(engine: Arc<Engine>, scope: Scope, offsets: &HashMap<(u128, u32), u64>) -> Result<Self> {
+        Self::begin(engine, scope, Start::Earliest, true, |partitions, _| {
+            let offset = |partition: &Arc<Partition>| offsets.get(&partition.key()).copied().unwrap_or(0);
+            Ok((partitions.iter().map(offset).collect(), 0))
+        })
+    }
+
+    fn begin(
+        engine: Arc<Engine>,
+        scope: Scope,
+        start: Start,
+        follow: bool,
+        resolve: impl FnOnce(&[Arc<Partition>], &[u64]) -> Result<(Vec<u64>, u64)>,
+    ) -> Result<Self> {
         engine.check_open()?;
         let mut reader = Self {
             engine,
@@ -121,7 +142,7 @@ impl Reader {
             _ => next,
         };
         let ends: Vec<u64> = partitions.iter().map(|partition| partition.visible_end()).collect();
-        let offsets = match position::resolve(&partitions, &ends, start) {
+        let offsets = match resolve(&partitions, &ends) {
             Ok((offsets, pass_over)) => {
                 reader.pass_over = pass_over;
                 offsets
@@ -145,9 +166,18 @@ impl Reader {
     }
 
     fn add(&mut self, topic: Arc<TopicState>, partition: Arc<Partition>, from: u64, end: u64, read_bytes: usize) {
+        let rank = match &self.scope {
+            // The same whether partitions were there from the beginning or have come since.
+            Scope::Topics(topics) => {
+                let at = topics.iter().position(|other| Arc::ptr_eq(other, &topic)).unwrap_or_default();
+                (at as u64) << 32 | u64::from(partition.owner.partition)
+            }
+            Scope::Partition(..) | Scope::Log => self.sources.len() as u64,
+        };
         self.empty.push(self.sources.len());
         self.sources.push(Source {
             name: Arc::new(Arc::clone(&topic.name)),
+            rank,
             topic,
             cursor: PartitionCursor::new(partition, from).with_read_bytes(read_bytes),
             from,
@@ -205,7 +235,7 @@ impl Reader {
                 };
             }
             if let Some(frame) = frame {
-                self.heap.push(Reverse((frame.header.commit, 0)));
+                self.heap.push(Reverse((frame.header.commit, source.rank, 0)));
                 self.empty.clear();
                 source.head = Some(frame);
             }
@@ -221,7 +251,7 @@ impl Reader {
             let over = self.is_over();
             self.look_ahead()?;
             self.refill()?;
-            if self.heap.peek().is_some_and(|Reverse((commit, _))| *commit < self.horizon) {
+            if self.heap.peek().is_some_and(|Reverse((commit, ..))| *commit < self.horizon) {
                 continue;
             }
             if self.heap.is_empty() {
@@ -234,7 +264,7 @@ impl Reader {
 
     fn next_merged(&mut self) -> Result<Option<Item>> {
         self.refill()?;
-        let Some(Reverse((commit, index))) = self.heap.peek().copied() else { return Ok(None) };
+        let Some(Reverse((commit, _, index))) = self.heap.peek().copied() else { return Ok(None) };
         if commit >= self.horizon {
             return Ok(None);
         }
@@ -253,7 +283,7 @@ impl Reader {
             let Some(source) = self.sources.get_mut(index) else { break };
             match source.next_frame(source.end)? {
                 Some(frame) => {
-                    self.heap.push(Reverse((frame.header.commit, index)));
+                    self.heap.push(Reverse((frame.header.commit, source.rank, index)));
                     source.head = Some(frame);
                     self.empty.swap_remove(at);
                 }
@@ -322,6 +352,22 @@ impl Reader {
             Some(closed) if !self.engine.takes_no_more() => closed.clone(),
             _ => Error::closed(),
         }
+    }
+
+    /// The commit number below which all was read, of a reader that follows and has found nothing more; `None` if there is
+    /// something by now.
+    pub(super) fn read_below(&self) -> Option<u64> {
+        let [source] = self.sources.as_slice() else { return Some(self.horizon) };
+        if matches!(self.scope, Scope::Log) {
+            return Some(self.horizon);
+        }
+        // As in a look ahead: a reader of a single partition does without until it is asked.
+        let next = self.engine.next_commit();
+        if self.scope.has_grown() {
+            return None;
+        }
+        let horizon = self.engine.horizon_below(next, self.partitions());
+        (source.cursor.next_offset() >= source.cursor.partition().visible_end()).then_some(horizon)
     }
 
     /// Whether the next frame needs no I/O.

@@ -84,6 +84,11 @@ impl<'a> RecordView<'a> {
         self.record.headers
     }
 
+    /// What stands for all of the record, but for its commit.
+    pub(crate) fn checksum(&self) -> u32 {
+        checksum(&self.record)
+    }
+
     /// The record as a message of its own. Key, values and headers share the memory that was read; nothing is copied.
     pub fn to_message(&self) -> Message {
         let own = |slice: &[u8]| self.body.slice_ref(slice);
@@ -105,4 +110,23 @@ impl<'a> RecordView<'a> {
             value: self.record.value.map(own),
         }
     }
+}
+
+/// What stands for all of a record: key, value, headers, time and place.
+pub(crate) fn checksum(record: &RawRecord<'_>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut part = |bytes: Option<&[u8]>| {
+        // So that no byte can pass from one part to the next.
+        hasher.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes.unwrap_or_default());
+    };
+    part(Some(&record.offset.to_le_bytes()));
+    part(Some(&record.timestamp.to_le_bytes()));
+    part(record.key);
+    part(record.value);
+    for (name, value) in record.headers.iter() {
+        part(Some(name.as_bytes()));
+        part(value);
+    }
+    hasher.finalize()
 }

@@ -41,7 +41,7 @@ pub(crate) struct IndexView {
 
 #[derive(Debug)]
 enum Place {
-    Kept(Store),
+    Kept(Box<Store>),
     Memory(Memory),
 }
 
@@ -63,7 +63,7 @@ impl IndexView {
     /// Opens the view of the log in `root`. One that cannot be opened is kept in memory.
     pub(crate) fn open(env: &Env, root: &Path, log_id: u128) -> Self {
         match Store::open(env, root, "index", log_id) {
-            Ok(store) => Self { place: Place::Kept(store), failures: 0 },
+            Ok(store) => Self { place: Place::Kept(Box::new(store)), failures: 0 },
             Err(error) => {
                 tracing::warn!(%error, "the header indexes are kept in memory only");
                 Self::in_memory()

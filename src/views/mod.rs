@@ -19,6 +19,8 @@ pub(crate) mod dedup;
 pub(crate) mod index;
 mod pages;
 mod pairs;
+pub(crate) mod snapshots;
+pub(crate) mod state;
 mod values;
 
 #[cfg(test)]
@@ -37,15 +39,22 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(25);
 struct Store {
     env: Env,
     views: PathBuf,
-    name: &'static str,
+    name: String,
+    cache_bytes: u64,
     log_id: u128,
     db: Option<sled::Db>,
 }
 
 impl Store {
     /// Opens the view `name` of the log in `root`, setting aside what is there if it is no such view.
-    fn open(env: &Env, root: &Path, name: &'static str, log_id: u128) -> Result<Self> {
-        let mut store = Self { env: env.clone(), views: root.join(VIEWS_DIR), name, log_id, db: None };
+    fn open(env: &Env, root: &Path, name: &str, log_id: u128) -> Result<Self> {
+        Self::open_with_cache(env, root, name, log_id, CACHE_BYTES)
+    }
+
+    /// The same for a view that is read again and again.
+    fn open_with_cache(env: &Env, root: &Path, name: &str, log_id: u128, cache_bytes: u64) -> Result<Self> {
+        let (env, views) = (env.clone(), root.join(VIEWS_DIR));
+        let mut store = Self { env, views, name: name.to_owned(), cache_bytes, log_id, db: None };
         let made = store.env.storage.create_dir(&store.views);
         if let Err(error) = made
             && error.kind() != std::io::ErrorKind::AlreadyExists
@@ -62,7 +71,7 @@ impl Store {
     }
 
     fn dir(&self) -> PathBuf {
-        self.views.join(self.name)
+        self.views.join(&self.name)
     }
 
     fn failed(&self, what: &str, source: std::io::Error) -> Error {
@@ -71,7 +80,7 @@ impl Store {
 
     fn try_open(&mut self) -> Result<()> {
         self.remove_unfinished_snapshots()?;
-        let config = sled::Config::new().path(self.dir()).flush_every_ms(None).cache_capacity(CACHE_BYTES);
+        let config = sled::Config::new().path(self.dir()).flush_every_ms(None).cache_capacity(self.cache_bytes);
         // Who has just dropped a database may hold its lock for a moment more.
         for _ in 0..LOCKED_TRIES {
             match guarded(|| config.open()) {

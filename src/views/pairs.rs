@@ -10,6 +10,9 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 /// What is done at once: a value is put, or a key is taken out.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
+/// Takes a pair, and answers whether it wants more.
+pub(super) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> sled::Result<bool> + 'a;
+
 /// Sorted pairs.
 pub(super) trait Pairs {
     fn get(&self, key: &[u8]) -> sled::Result<Option<Vec<u8>>>;
@@ -17,6 +20,8 @@ pub(super) trait Pairs {
     fn at_or_before(&self, key: &[u8]) -> sled::Result<Option<Pair>>;
     /// The pair with the smallest key from this one on.
     fn at_or_after(&self, key: &[u8]) -> sled::Result<Option<Pair>>;
+    /// Calls `each` with the pairs from this key on, in their order, as long as it wants more.
+    fn scan(&self, from: &[u8], each: &mut Each<'_>) -> sled::Result<()>;
     /// Makes the changes: after a crash all of them are there or none is.
     fn write(&self, changes: Vec<Change>) -> sled::Result<()>;
 }
@@ -36,6 +41,16 @@ impl Pairs for sled::Db {
 
     fn at_or_after(&self, key: &[u8]) -> sled::Result<Option<Pair>> {
         self.range(key..).next().transpose().map(|pair| pair.map(owned))
+    }
+
+    fn scan(&self, from: &[u8], each: &mut Each<'_>) -> sled::Result<()> {
+        for pair in self.range(from..) {
+            let (key, value) = pair?;
+            if !each(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, changes: Vec<Change>) -> sled::Result<()> {
@@ -69,6 +84,15 @@ impl Pairs for Memory {
         let pairs = self.0.borrow();
         let after = pairs.range::<[u8], _>((Bound::Included(key), Bound::Unbounded)).next();
         Ok(after.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    fn scan(&self, from: &[u8], each: &mut Each<'_>) -> sled::Result<()> {
+        for (key, value) in self.0.borrow().range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+            if !each(key, value)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, changes: Vec<Change>) -> sled::Result<()> {

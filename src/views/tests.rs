@@ -12,6 +12,8 @@ use crate::storage::disk::Disk;
 use crate::{Log, Raw, Record, Topic, TopicDef, TopicSettings};
 
 mod index;
+mod snapshots;
+mod state;
 
 const WHOSE: (u128, u32) = (7, 3);
 

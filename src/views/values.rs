@@ -57,7 +57,7 @@ pub(super) fn entry_key(whose: Whose, offset: u64) -> Vec<u8> {
     [&entries_prefix(whose)[..], &offset.to_be_bytes()].concat()
 }
 
-fn seal(key: &[u8], fields: &[u64], rest: &[u8]) -> Vec<u8> {
+pub(super) fn seal(key: &[u8], fields: &[u64], rest: &[u8]) -> Vec<u8> {
     let mut value = vec![0; 4];
     fields.iter().for_each(|field| value.extend_from_slice(&field.to_le_bytes()));
     value.extend_from_slice(rest);
@@ -74,7 +74,7 @@ pub(super) fn crc_of(parts: &[&[u8]]) -> u32 {
 }
 
 /// The fields and what follows them, if the checksum holds.
-fn open<'a, const N: usize>(key: &[u8], value: &'a [u8]) -> Option<(u32, [u64; N], &'a [u8])> {
+pub(super) fn open<'a, const N: usize>(key: &[u8], value: &'a [u8]) -> Option<(u32, [u64; N], &'a [u8])> {
     let (crc, rest) = value.split_first_chunk::<4>()?;
     let crc = u32::from_le_bytes(*crc);
     if crc_of(&[key, rest]) != crc {

@@ -204,7 +204,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
     let sizes = (1u32..=10_000, 4096u64..=1 << 30, 1u32..=64 << 20);
     let ages = prop::option::of((1_000u64..=u64::from(u32::MAX)).prop_map(Duration::from_millis));
     let dedups = prop::option::of((1u32..=10_000_000, ages));
-    let indexed = prop::collection::btree_set("\\PC{1,60}", 0..=8);
+    let indexed = (prop::collection::btree_set("\\PC{1,60}", 0..=8), any::<bool>());
     let compaction = (any::<bool>(), 0u64..=316_224_000_000_000_000, 0u32..=100, 0u64..=64 << 20);
     (sizes, durabilities(), compressions(), retentions(), dedups, (compaction, indexed)).prop_map(
         |(
@@ -213,7 +213,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
             compression,
             (bytes, age),
             dedup,
-            (compaction, indexed),
+            (compaction, (indexed, index_keys)),
         )| {
             let (compaction, tombstones, percent, reserve) = compaction;
             TopicSettings {
@@ -227,6 +227,7 @@ pub(crate) fn topic_settings() -> impl Strategy<Value = TopicSettings> {
                 dedup_age_max: dedup.and_then(|(_, age)| age),
                 indexed_headers: indexed.into_iter().collect(),
                 reserve_bytes: if durability == Durability::Sync { reserve } else { 0 },
+                index_keys,
                 compression,
                 compaction,
                 tombstone_age_max: Duration::from_nanos(tombstones),
