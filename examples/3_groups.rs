@@ -117,6 +117,8 @@ struct World {
     groups: [Group; 3],
     /// Some group has processed something.
     changed: Notify,
+    /// So many events may be there by now: each act is to have some behind it.
+    allowed: AtomicU64,
     crash_after: Option<u64>,
 }
 
@@ -283,7 +285,18 @@ impl World {
             crash_due: AtomicBool::new(false),
             rebalances: AtomicU64::new(0),
         });
-        Ok(Self { input, cases, log, events, outcomes, notes, groups, changed: Notify::new(), crash_after })
+        Ok(Self {
+            input,
+            cases,
+            log,
+            events,
+            outcomes,
+            notes,
+            groups,
+            changed: Notify::new(),
+            allowed: AtomicU64::new(0),
+            crash_after,
+        })
     }
 
     /// Which event a message is: it must be what the input says, byte for byte.

@@ -804,7 +804,8 @@ async fn the_offsets_cannot_be_tampered_with() {
 #[tokio::test]
 async fn a_group_does_not_go_back_because_its_topic_was_compacted() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = TopicSettings::default().compaction(true).segment_bytes_max(64 << 10).durability(annals::Durability::Os);
+    let settings =
+        TopicSettings::default().compaction(true).segment_bytes_max(64 << 10).durability(annals::Durability::Os);
     for round in 0..4_u32 {
         let log = Log::open(dir.path()).await.unwrap();
         let topic = log.create_raw_topic("states", settings.clone()).await.unwrap();

@@ -74,14 +74,17 @@ impl Troupe {
         let total = self.world.input.events.len() as u64;
         let first = self.world.groups[WORKERS].ledger().processed;
         let mut progress = Progress::new("processed", total);
+        self.allow(first + (total - first) / 8);
         let producing = produce(Arc::clone(&self.world), missing);
         self.tasks.spawn(producing);
         for (eighth, acts) in (0..).zip(SCRIPT) {
             let from = first + (total - first) * eighth / 8;
             self.until(&mut progress, |world| world.groups[WORKERS].ledger().processed >= from).await?;
             acts.iter().for_each(|act| self.act(act));
+            self.allow(first + (total - first) * (eighth + 2) / 8);
             self.look().await?;
         }
+        self.allow(total);
         self.until(&mut progress, |world| world.slowest() >= total).await?;
         // What is finished may be committed a moment later.
         let patient = Instant::now();
@@ -95,6 +98,11 @@ impl Troupe {
             }
             self.step().await?;
         }
+    }
+
+    fn allow(&self, events: u64) {
+        self.world.allowed.store(events, Ordering::Relaxed);
+        self.world.changed.notify_waiters();
     }
 
     fn act(&mut self, act: &Act) {
@@ -235,7 +243,8 @@ async fn produce(world: Arc<World>, missing: Vec<usize>) -> Result<End, Failure>
     let mut unsent = missing.iter();
     while there < total {
         let changed = world.changed.notified();
-        let room = (world.slowest() + ahead).saturating_sub(there);
+        let allowed = world.allowed.load(Ordering::Relaxed).min(world.slowest() + ahead);
+        let room = allowed.saturating_sub(there);
         let mut under_way = Vec::new();
         for index in unsent.by_ref().take(room as usize) {
             let delivery = world.events.send(world.input.events[*index].record()).await;
