@@ -142,7 +142,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     // On top of all, under a feature of its own: what users test with.
     (
         "testing",
-        &["error", "text", "codec", "record", "storage", "segment", "log", "topic", "producer", "replay", "handle"],
+        &[
+            "error", "text", "codec", "record", "storage", "segment", "log", "topic", "producer", "replay", "handle",
+            "bus",
+        ],
     ),
 ];
 

@@ -8,6 +8,7 @@
 //! | whether what it does about time is right, without waiting | [`ManualClock`] |
 //! | whether it holds for any records, in any order of events | [`strategy`], with [proptest](https://docs.rs/proptest) |
 //! | the same through closes, kills and power losses | [`Harness`] and [`Operation`] |
+//! | whether an event bus of yours, on whatever it is, does what one must | [`conformance`] |
 //! | whether what came out is right: nothing lost, doubled, out of order | [`check`], over [`History`], [`Observed`] and [`Progress`] |
 //!
 //! Add it to what tests alone need:
@@ -64,6 +65,7 @@
 
 pub mod check;
 mod clock;
+pub mod conformance;
 mod crash;
 mod disk;
 mod harness;
