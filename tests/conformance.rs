@@ -1,7 +1,5 @@
 //! Every kind of bus does what a bus must do.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use annals::testing::conformance;
 use annals::{BusSettings, Compression, Durability, Log, TopicSettings};
 
