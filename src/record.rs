@@ -9,6 +9,7 @@ mod borrowed;
 mod headers;
 mod into_bytes;
 mod message;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,8 @@ pub use headers::{Header, Headers, MESSAGE_ID};
 pub use into_bytes::IntoBytes;
 pub use message::Message;
 pub(crate) use message::TopicName;
+#[cfg(test)]
+pub(crate) use names::known;
 
 /// What is written: a value, or a tombstone, with whatever goes with it.
 ///
@@ -131,7 +134,7 @@ impl<T> Record<T> {
     #[must_use]
     pub fn id(mut self, id: impl IntoBytes) -> Self {
         self.headers.remove_all(MESSAGE_ID);
-        self.headers.push(Header::new(MESSAGE_ID, id));
+        self.headers.push(Header::standard(MESSAGE_ID, id));
         self
     }
 

@@ -147,14 +147,14 @@ impl Bus {
             Some(id) => id.to_owned(),
             None => {
                 let id = ids.uuid(now).to_string();
-                headers.push(Header::new(MESSAGE_ID, &id));
+                headers.push(Header::standard(MESSAGE_ID, &id));
                 id
             }
         };
         if !headers.contains(CORRELATION_ID) {
             // What begins something is called after itself.
             let inherited = cause.and_then(|cause| cause.correlation_id().or(cause.headers.get_str(MESSAGE_ID)));
-            headers.push(Header::new(CORRELATION_ID, inherited.unwrap_or(&id)));
+            headers.push(Header::standard(CORRELATION_ID, inherited.unwrap_or(&id)));
         }
         put(headers, SOURCE, || settings.source.clone());
         put(headers, EVENT_TYPE, type_name_of::<T>);
@@ -174,7 +174,7 @@ impl Bus {
                 Some(parent) => parent.with_span_id(ids.number()),
                 None => TraceParent::new(u128::from(ids.number()) << 64 | u128::from(ids.number()), ids.number(), true),
             };
-            headers.push(Header::new(TRACEPARENT, parent.to_string()));
+            headers.push(Header::standard(TRACEPARENT, parent.to_string()));
             if let Some(state) = cause.and_then(|cause| cause.headers.get(TRACESTATE)) {
                 put_bytes(headers, TRACESTATE, state.clone());
             }
@@ -198,19 +198,19 @@ impl Bus {
             ));
         }
         headers.remove_all(CAUSATION_DEPTH);
-        headers.push(Header::new(CAUSATION_DEPTH, (depth + 1).to_string()));
+        headers.push(Header::standard(CAUSATION_DEPTH, (depth + 1).to_string()));
         Ok(())
     }
 }
 
 fn put(headers: &mut Headers, name: &'static str, value: impl FnOnce() -> String) {
     if !headers.contains(name) {
-        headers.push(Header::new(name, value()));
+        headers.push(Header::standard(name, value()));
     }
 }
 
 fn put_bytes(headers: &mut Headers, name: &'static str, value: bytes::Bytes) {
     if !headers.contains(name) {
-        headers.push(Header::new(name, value));
+        headers.push(Header::standard(name, value));
     }
 }

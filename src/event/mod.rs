@@ -165,7 +165,7 @@ impl<T> Record<T> {
     #[must_use]
     pub fn set_header(mut self, name: &'static str, value: impl IntoBytes) -> Self {
         self.headers.remove_all(name);
-        self.headers.push(Header::new(name, value));
+        self.headers.push(Header::standard(name, value));
         self
     }
 
@@ -378,7 +378,7 @@ mod tests {
 
     use super::{Category, Priority, type_name_of};
     use crate::error::ErrorKind;
-    use crate::record::Record;
+    use crate::record::{Record, known};
 
     struct OrderPlaced;
     struct HTTPRequestSeen;
@@ -393,6 +393,37 @@ mod tests {
         assert_eq!(type_name_of::<Snake_case>(), "snake.case");
         assert_eq!(type_name_of::<Generic<OrderPlaced>>(), "generic");
         assert_eq!(type_name_of::<String>(), "string");
+    }
+
+    /// Records with these names are made and read without copying them.
+    #[test]
+    fn the_names_are_known_to_the_records() {
+        let names = [
+            super::MESSAGE_ID,
+            super::CORRELATION_ID,
+            super::SOURCE,
+            super::EVENT_TYPE,
+            super::CAUSATION_ID,
+            super::CAUSATION_DEPTH,
+            super::CATEGORY,
+            super::CONTENT_TYPE,
+            super::SCHEMA_VERSION,
+            super::DESTINATION,
+            super::TRACEPARENT,
+            super::TRACESTATE,
+            super::OPERATION_NAME,
+            super::PRIORITY,
+            super::ROUTING_KEY,
+            super::TTL,
+            super::ENVIRONMENT,
+            super::TENANT_ID,
+            super::USER_ID,
+            super::PERMISSIONS,
+            super::RETRY_COUNT,
+            super::MAX_RETRIES,
+        ];
+        assert!(names.iter().all(|name| known(name) == Some(*name)));
+        assert_eq!(known("another"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::IntoBytes;
+use super::names::Name;
 use crate::error::{Error, Result};
 use crate::text::quoted;
 
@@ -21,19 +22,29 @@ const HEADERS_MAX: usize = 65_535;
 /// One header: a name, and a value that may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    name: Box<str>,
+    name: Name,
     value: Option<Bytes>,
 }
 
 impl Header {
     /// A header with a value, be it empty.
     pub fn new(name: impl Into<Box<str>>, value: impl IntoBytes) -> Self {
-        Self { name: name.into(), value: Some(value.into_bytes()) }
+        Self { name: Name::own(name.into()), value: Some(value.into_bytes()) }
     }
 
     /// A header without a value.
     pub fn absent(name: impl Into<Box<str>>) -> Self {
-        Self { name: name.into(), value: None }
+        Self { name: Name::own(name.into()), value: None }
+    }
+
+    /// A header out of what was read.
+    pub(crate) fn read(name: &str, value: Option<Bytes>) -> Self {
+        Self { name: Name::of(name), value }
+    }
+
+    /// A header of a name that stands in the program.
+    pub(crate) fn standard(name: &'static str, value: impl IntoBytes) -> Self {
+        Self { name: Name::of(name), value: Some(value.into_bytes()) }
     }
 
     /// The name.

@@ -92,13 +92,7 @@ impl<'a> RecordView<'a> {
     /// The record as a message of its own. Key, values and headers share the memory that was read; nothing is copied.
     pub fn to_message(&self) -> Message {
         let own = |slice: &[u8]| self.body.slice_ref(slice);
-        let headers: Headers = self
-            .headers()
-            .map(|(name, value)| match value {
-                Some(value) => Header::new(name, own(value)),
-                None => Header::absent(name),
-            })
-            .collect();
+        let headers: Headers = self.headers().map(|(name, value)| Header::read(name, value.map(own))).collect();
         Message {
             topic: Arc::clone(self.topic),
             partition: self.partition,
