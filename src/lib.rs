@@ -38,8 +38,8 @@ mod transaction;
 mod views;
 
 pub use bus::{
-    Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Context, DeadLetter, DeadLetters, Event,
-    Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Subscription, SubscriptionHealth,
+    Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Config, Context, DeadLetter, DeadLetters,
+    Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Subscription, SubscriptionHealth,
     SubscriptionStats, UnknownType, blocking,
 };
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};

@@ -14,6 +14,7 @@ use crate::segment::lock;
 use crate::topic::Topic;
 
 mod breaker;
+mod config;
 mod context;
 mod dead_letters;
 mod driver;
@@ -33,6 +34,7 @@ mod subscription;
 mod timers;
 
 pub use breaker::{BreakerState, CircuitBreaker};
+pub use config::Config;
 pub use context::Context;
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use filter::Filter;
@@ -168,8 +170,9 @@ impl Bus {
         match self.topic(topic) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.inner.settings.create_topics => {
                 let full = TopicDef::<T, C>::named(self.full_name(topic.name()));
-                let defaults = self.inner.settings.topic_defaults.clone();
-                match self.log().create_topic(full, defaults).await {
+                let settings = &self.inner.settings;
+                let settings = settings.topics.get(topic.name()).unwrap_or(&settings.topic_defaults).clone();
+                match self.log().create_topic(full, settings).await {
                     // Somebody else was faster, with other settings.
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => self.topic(topic),
                     Err(error) => Err(error),
