@@ -323,7 +323,7 @@ impl Driver {
         let attempt = work.failures.saturating_add(1);
         if attempt == 1 {
             self.shared.counters.delivered.add(1);
-            self.shared.counters.bytes.add(work.bytes() as u64);
+            self.shared.counters.bytes.add(work.payload() as u64);
         } else {
             self.shared.counters.retried.add(1);
         }
