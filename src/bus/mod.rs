@@ -21,6 +21,9 @@ mod driver;
 mod filter;
 mod handler;
 mod ids;
+mod meter;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policy;
 mod publish;
 mod retry;
@@ -69,6 +72,8 @@ struct Inner {
     /// Where the events without a key go, by the identity of the topic.
     sticky: RwLock<HashMap<u128, Arc<Sticky>>>,
     subscriptions: Mutex<Subscriptions>,
+    #[cfg(feature = "metrics")]
+    exporter: metrics::Exporter,
 }
 
 #[derive(Default)]
@@ -127,6 +132,8 @@ impl Bus {
             stats: BusCounters::default(),
             sticky: RwLock::default(),
             subscriptions: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            exporter: metrics::Exporter::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -197,6 +204,11 @@ impl Bus {
             !over
         });
         there.push(Arc::clone(shared));
+        #[cfg(feature = "metrics")]
+        {
+            drop(subscriptions);
+            self.inner.exporter.registered(shared);
+        }
         Ok(())
     }
 }

@@ -328,7 +328,7 @@ impl Driver {
             self.shared.counters.retried.add(1);
         }
         self.breaker.started();
-        let cx = Context::new(self.bus.clone(), Arc::clone(&self.shared.group), Arc::clone(&work.shown), attempt);
+        let cx = Context::new(self.bus.clone(), Arc::clone(&self.shared), Arc::clone(&work.shown), attempt);
         let message = &work.shown;
         let span = tracing::debug_span!(
             "deliver",
