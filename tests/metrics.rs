@@ -153,7 +153,6 @@ async fn what_happens_is_exported_under_the_documented_names() {
     let log = Log::temporary().unwrap();
     let bus = bus(&log);
     bus.export_metrics(HOUR).unwrap();
-    bus.sample_metrics().await.unwrap();
     scene(&bus).await;
     bus.sample_metrics().await.unwrap();
     let lag = |group| kept.one(&format!("annals_group_lag_records{{group={group},topic=test.orders,partition=0}}"));

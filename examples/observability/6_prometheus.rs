@@ -87,8 +87,6 @@ async fn run(serve: bool) -> Result<(), Failure> {
         log.bus_with(BusSettings::default().source("shop").topic_defaults(TopicSettings::default().partitions(4)))?;
     let address = free_address()?;
     exporting(&bus, address)?;
-    // What the log had before the first sample is not counted.
-    bus.sample_metrics().await?;
 
     let billing = bus
         .on(ORDERS, "billing", |order: Event<OrderPlaced>, _: Context| async move {

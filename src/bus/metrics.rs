@@ -89,7 +89,7 @@ impl Bus {
     /// runtime does it until the log is closed or the last handle of the bus and its subscriptions is dropped.
     /// `docs/OBSERVABILITY.md` lists the names.
     ///
-    /// Without a recorder nothing is exported, and next to nothing is spent.
+    /// Install the recorder first: what is asked for before goes nowhere. Until this is called nothing is measured.
     ///
     /// # Errors
     ///
@@ -159,6 +159,8 @@ impl Bus {
     fn turn_on(&self) {
         if !self.inner.exporter.on.swap(true, Ordering::Relaxed) {
             describe();
+            // From now on it counts. That the log may be closed is found out by whoever samples.
+            drop(sample_log(&self.log().inner.engine));
         }
         self.log().inner.engine.meter.turn_on();
         self.there().iter().for_each(|shared| shared.meter.turn_on(&shared.group));

@@ -47,12 +47,20 @@ fn joined(parts: &[&str]) -> String {
     parts.iter().map(|part| capitals(part)).collect::<Vec<_>>().join("_")
 }
 
+/// The section that a variable is about, if it is about any.
+pub(super) fn section(variable: &str) -> Option<&'static str> {
+    let path = variable.strip_prefix(PREFIX)?;
+    let is_in = |section: &str| {
+        let rest = path.strip_prefix(&capitals(section));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    ROOT.iter().map(|(section, _)| *section).find(|section| is_in(section))
+}
+
 /// Puts the value of a variable into the table. Variables that are not about a section of the configuration are let be:
 /// `ANNALS_DIR` is the command's.
 pub(super) fn put(table: &mut Table, variable: &str, text: &str) -> Result<()> {
-    let Some(path) = variable.strip_prefix(PREFIX) else { return Ok(()) };
-    let section = |section: &&str| path == capitals(section) || path.starts_with(&format!("{}_", capitals(section)));
-    let Some(section) = ROOT.iter().map(|(section, _)| *section).find(section) else { return Ok(()) };
+    let (Some(section), Some(path)) = (section(variable), variable.strip_prefix(PREFIX)) else { return Ok(()) };
     let leaves = leaves();
     for leaf in &leaves {
         let before = joined(&leaf.before);

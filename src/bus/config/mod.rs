@@ -149,8 +149,11 @@ impl Config {
         let mut ours = Vec::new();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with(env::PREFIX)) else { continue };
-            // What is no text cannot be a value that is allowed; and what is none of ours is refused by nobody.
-            ours.push((name.to_owned(), value.to_string_lossy().into_owned()));
+            match value.into_string() {
+                Ok(value) => ours.push((name.to_owned(), value)),
+                Err(_) if env::section(name).is_none() => {}
+                Err(_) => return Err(Error::invalid(format!("the variable {name} is no text in UTF-8"))),
+            }
         }
         self.with_vars(ours)
     }

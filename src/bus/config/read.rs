@@ -141,13 +141,12 @@ fn pair(value: &Value, min: f64, max: f64) -> Option<Value> {
     (min <= least && least <= most && most <= max).then(|| Value::Array(vec![least.into(), most.into()]))
 }
 
-/// Where a group begins, as text.
+/// Where a group begins, as text. It has no use for offsets and counts, which are of single partitions.
 pub(super) fn start(text: &str) -> Option<Start> {
     match text.split_once(':') {
         None if text == "earliest" => Some(Start::Earliest),
         None if text == "latest" => Some(Start::Latest),
-        Some(("last", count)) => count.parse().ok().map(Start::Last),
-        Some(("offset", offset)) => offset.parse().ok().map(Start::Offset),
+        Some(("commit", commit)) => commit.parse().ok().map(Start::Commit),
         Some(("time", time)) => DateTime::parse_from_rfc3339(time).ok().map(|time| Start::Timestamp(time.to_utc())),
         _ => None,
     }
@@ -177,8 +176,7 @@ fn allowed(kind: Kind) -> String {
         Kind::Durability => "\"sync\", \"interval 250ms\" (1ms to 1h) and \"os\" are allowed".to_owned(),
         Kind::Compression => "\"none\", \"lz4\" and \"zstd 3\" (1 to 22) are allowed".to_owned(),
         Kind::Start => {
-            "\"earliest\", \"latest\", \"last:100\", \"offset:17\" and \"time:2026-01-31T12:00:00Z\" are allowed"
-                .to_owned()
+            "\"earliest\", \"latest\", \"time:2026-01-31T12:00:00Z\" and \"commit:17\" are allowed".to_owned()
         }
     }
 }

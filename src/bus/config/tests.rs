@@ -1,10 +1,13 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::Config;
 use super::schema::{Keys, Node, ROOT};
 use crate::bus::policy::{GiveUp, Policy};
+use crate::bus::{Context, Event};
+use crate::codec::Raw;
 use crate::error::ErrorKind;
 use crate::log::settings::{Compression, Durability};
 use crate::replay::Start;
@@ -59,7 +62,7 @@ waiting_bytes_max = "1MiB"
 shutdown_timeout = "1m"
 dead_letter = "orders.dlq"
 sequenced = true
-start = "last:100"
+start = "commit:100"
 retry = { attempts = 7, base = "250ms", factor = 3, ceiling = "5m", jitter = [0.5, 2] }
 circuit_breaker = { failures = 10, open_for = "1m" }
 
@@ -118,7 +121,7 @@ fn every_key_is_read() {
     assert_eq!((breaker.failures, breaker.open_for), (10, Duration::from_secs(60)));
     let section = &config.sections.subscriptions["billing"];
     assert_eq!((section.dead_letter.as_deref(), section.sequenced), (Some("orders.dlq"), Some(true)));
-    assert_eq!(section.start.map(|start| start.0), Some(Start::Last(100)));
+    assert_eq!(section.start.map(|start| start.0), Some(Start::Commit(100)));
 
     let audit = policy(&config, "audit");
     assert!(matches!(audit.give_up, GiveUp::Skip));
@@ -292,6 +295,24 @@ fn the_environment_wins_over_the_file() {
 }
 
 #[test]
+fn a_subscription_takes_over_what_is_said_of_its_group() {
+    let config = Config::from_toml(ALL).unwrap();
+    let bus = crate::handle::Log::in_memory().unwrap().bus_with(config.bus()).unwrap();
+    let topic = crate::codec::TopicDef::<Bytes, Raw>::new("orders");
+    let on = |group: &str| bus.on(topic.clone(), group, |_: Event<Bytes>, _: Context| Ok::<_, crate::error::Error>(()));
+    let billing =
+        on("billing").concurrency(2).dead_letter("other.dlq").config(&config).deadline(Duration::from_secs(3));
+    assert_eq!((billing.policy.concurrency, billing.policy.deadline), (8, Some(Duration::from_secs(3))));
+    assert_eq!((billing.dead_letter.as_deref(), billing.sequenced), (Some("orders.dlq"), true));
+    assert_eq!(billing.start, Start::Commit(100));
+    let audit = on("audit").concurrency(2).dead_letter("audit.dlq").config(&config);
+    assert_eq!((audit.policy.concurrency, audit.dead_letter), (2, None));
+    assert!(matches!(audit.policy.give_up, GiveUp::Skip));
+    let unheard = on("unheard").concurrency(2).dead_letter("a.dlq").config(&config);
+    assert_eq!((unheard.policy.concurrency, unheard.dead_letter.as_deref()), (2, Some("a.dlq")));
+}
+
+#[test]
 fn files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("annals.toml");
@@ -345,7 +366,7 @@ fn line() -> impl Strategy<Value = String> {
             "\"64MiB\"",
             "[0.5, 1.5]",
             "[\"a\"]",
-            "\"last:9\"",
+            "\"commit:9\"",
             "\"sync\"",
             "\"lz4\"",
             "{}",
