@@ -13,6 +13,9 @@ use crate::storage::Env;
 pub(super) struct Meter {
     #[cfg(feature = "metrics")]
     handles: OnceLock<Handles>,
+    /// What the exporter has told so far. Kept here, so that nothing is told twice, however the exporter comes to know of it.
+    #[cfg(feature = "metrics")]
+    told: std::sync::Mutex<super::stats::SubscriptionStats>,
 }
 
 #[cfg(not(feature = "metrics"))]
@@ -32,7 +35,9 @@ impl Meter {
 mod handles {
     use metrics::{Histogram, Unit, describe_histogram, histogram};
 
+    use super::super::stats::SubscriptionStats;
     use super::{Duration, Env, Message, Meter};
+    use crate::segment::lock;
 
     pub(super) struct Handles {
         handler: Histogram,
@@ -63,6 +68,11 @@ mod handles {
                     delivery: histogram!(DELIVERY, "group" => group.to_owned()),
                 }
             });
+        }
+
+        /// Takes note of what is told now; answers what was told before.
+        pub(in super::super) fn tell(&self, now: SubscriptionStats) -> SubscriptionStats {
+            std::mem::replace(&mut *lock(&self.told), now)
         }
 
         /// An attempt begins: the time, if somebody measures.

@@ -36,7 +36,7 @@ pub(super) struct Exporter {
 #[derive(Debug, Default)]
 struct Told {
     published: u64,
-    subscriptions: Vec<(Arc<Shared>, SubscriptionStats)>,
+    subscriptions: Vec<Arc<Shared>>,
     groups: BTreeMap<String, Group>,
     lags: HashMap<LagOf, (u64, Duration)>,
 }
@@ -78,7 +78,7 @@ impl Exporter {
         if self.on.load(Ordering::Relaxed) {
             shared.meter.turn_on(&shared.group);
             // Kept here from the beginning, or one that is over before the next sample would not be counted.
-            lock(&self.told).subscriptions.push((Arc::clone(shared), SubscriptionStats::default()));
+            lock(&self.told).subscriptions.push(Arc::clone(shared));
         }
     }
 }
@@ -173,18 +173,16 @@ impl Bus {
         let mut told = std::mem::take(&mut *lock(&self.inner.exporter.told));
         counter!("annals_bus_published_total").increment(stats.published.saturating_sub(told.published));
         told.published = stats.published;
-        for shared in self.there() {
-            if !told.subscriptions.iter().any(|(known, _)| Arc::ptr_eq(known, &shared)) {
-                told.subscriptions.push((shared, SubscriptionStats::default()));
-            }
-        }
+        told.subscriptions.extend(self.there());
+        told.subscriptions.sort_by_key(Arc::as_ptr);
+        told.subscriptions.dedup_by(|a, b| Arc::ptr_eq(a, b));
         // A group whose members have all ended is at nothing.
         told.groups.values_mut().for_each(|group| *group = Group::default());
-        told.subscriptions.retain_mut(|(shared, before)| {
+        told.subscriptions.retain(|shared| {
+            // Asked before the counters are read: what has ended counts no more.
             let ended = shared.has_ended();
             let now = shared.counters.read();
-            count(&shared.group, before, &now);
-            *before = now;
+            count(&shared.group, &shared.meter.tell(now), &now);
             let group = told.groups.entry(shared.group.to_string()).or_default();
             group.members += u32::from(!ended);
             group.waiting += now.waiting;

@@ -289,6 +289,8 @@ fn the_environment_wins_over_the_file() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains(expected), "{variable}={value}: {error}");
     }
+    // What this process has is about its tests, and none of it about the bus.
+    assert_eq!(Config::default().with_env().unwrap(), Config::default());
     let twice = Config::from_toml("[topics.a-b]\n[topics.a_b]").unwrap();
     let error = twice.with_vars([("ANNALS_TOPICS_A_B_PARTITIONS", "1")]).unwrap_err();
     assert!(error.to_string().contains("may be about \"a-b\" and about \"a_b\""), "{error}");
