@@ -39,8 +39,8 @@ mod transaction;
 mod views;
 
 pub use bus::{
-    Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Context, DeadLetter, DeadLetters, Delayed,
-    Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Saga, Step, Subscription,
+    Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Config, Context, DeadLetter, DeadLetters,
+    Delayed, Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Saga, Step, Subscription,
     SubscriptionHealth, SubscriptionStats, UnknownType, blocking,
 };
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};

@@ -13,6 +13,8 @@ use annals::{Log, Raw, TopicDef, TopicSettings};
 use bytes::Bytes;
 use serde_json::Value;
 
+#[path = "cli/dead_letters.rs"]
+mod dead_letters;
 #[path = "cli/groups.rs"]
 mod groups;
 

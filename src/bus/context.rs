@@ -3,10 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Bus;
+use super::shared::Shared;
 use crate::codec::{Codec, TopicDef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Message, Record};
@@ -30,9 +32,11 @@ type Acknowledgement = Mutex<Option<oneshot::Sender<()>>>;
 
 struct Handling {
     bus: Bus,
-    group: Arc<str>,
+    shared: Arc<Shared>,
     message: Arc<Message>,
     attempt: u32,
+    /// When it began, if somebody measures.
+    began: Option<Duration>,
     outputs: Mutex<Outputs>,
     /// What is to be done once the attempt's outcome is on the disk.
     after: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
@@ -49,7 +53,7 @@ enum Outputs {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("group", &self.handling.group)
+            .field("group", &self.group())
             .field("attempt", &self.handling.attempt)
             .field("topic", &self.handling.message.topic())
             .field("offset", &self.handling.message.offset())
@@ -58,9 +62,10 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
-    pub(super) fn new(bus: Bus, group: Arc<str>, message: Arc<Message>, attempt: u32) -> Self {
-        let handling =
-            Handling { bus, group, message, attempt, outputs: Mutex::new(Outputs::None), after: Mutex::default() };
+    pub(super) fn new(bus: Bus, shared: Arc<Shared>, message: Arc<Message>, attempt: u32) -> Self {
+        let began = shared.meter.attempt_begins(&bus.log().inner.engine.env, &message, attempt);
+        let (outputs, after) = (Mutex::new(Outputs::None), Mutex::default());
+        let handling = Handling { bus, shared, message, attempt, began, outputs, after };
         Self { handling: Arc::new(handling), acknowledgement: None }
     }
 
@@ -160,7 +165,7 @@ impl Context {
 
     /// The group of the subscription.
     pub fn group(&self) -> &str {
-        &self.handling.group
+        &self.handling.shared.group
     }
 
     /// The bus, for what is not part of the attempt.
@@ -190,6 +195,8 @@ impl Context {
 
     /// The attempt has ended: what was published, to be committed.
     pub(super) fn take_outputs(&self) -> Option<Transaction> {
+        let Handling { bus, shared, began, .. } = &*self.handling;
+        shared.meter.attempt_ended(&bus.log().inner.engine.env, *began);
         match std::mem::replace(&mut *lock(&self.handling.outputs), Outputs::Over) {
             Outputs::Some(transaction) => Some(*transaction),
             Outputs::None | Outputs::Over => None,

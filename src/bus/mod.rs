@@ -14,6 +14,7 @@ use crate::segment::lock;
 use crate::topic::Topic;
 
 mod breaker;
+mod config;
 mod context;
 mod dead_letters;
 mod delayed;
@@ -21,6 +22,9 @@ mod driver;
 mod filter;
 mod handler;
 mod ids;
+mod meter;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policy;
 mod publish;
 mod retry;
@@ -35,6 +39,7 @@ mod subscription;
 mod timers;
 
 pub use breaker::{BreakerState, CircuitBreaker};
+pub use config::Config;
 pub use context::Context;
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use delayed::Delayed;
@@ -71,6 +76,8 @@ struct Inner {
     /// Where the events without a key go, by the identity of the topic.
     sticky: RwLock<HashMap<u128, Arc<Sticky>>>,
     subscriptions: Mutex<Subscriptions>,
+    #[cfg(feature = "metrics")]
+    exporter: metrics::Exporter,
 }
 
 #[derive(Default)]
@@ -129,6 +136,8 @@ impl Bus {
             stats: BusCounters::default(),
             sticky: RwLock::default(),
             subscriptions: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            exporter: metrics::Exporter::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -173,8 +182,9 @@ impl Bus {
         match self.topic(topic) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.inner.settings.create_topics => {
                 let full = TopicDef::<T, C>::named(self.full_name(topic.name()));
-                let defaults = self.inner.settings.topic_defaults.clone();
-                match self.log().create_topic(full, defaults).await {
+                let settings = &self.inner.settings;
+                let settings = settings.topics.get(topic.name()).unwrap_or(&settings.topic_defaults).clone();
+                match self.log().create_topic(full, settings).await {
                     // Somebody else was faster, with other settings.
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => self.topic(topic),
                     Err(error) => Err(error),
@@ -199,6 +209,11 @@ impl Bus {
             !over
         });
         there.push(Arc::clone(shared));
+        #[cfg(feature = "metrics")]
+        {
+            drop(subscriptions);
+            self.inner.exporter.registered(shared);
+        }
         Ok(())
     }
 }

@@ -34,11 +34,30 @@ pub(super) struct Policy {
 
 pub(super) const CONCURRENCY_MAX: usize = 10_000;
 /// With more than that, some of what is finished is delivered again after a restart: a commit remembers so many ranges.
-pub(super) const WAITING_DEFAULT: usize = 900;
+const WAITING_DEFAULT: usize = 900;
 pub(super) const WAITING_MAX: usize = 1_000_000;
-pub(super) const WAITING_BYTES_DEFAULT: usize = 64 << 20;
-pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
-const TIME_MAX: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const WAITING_BYTES_MIN: usize = 64 << 10;
+const WAITING_BYTES_DEFAULT: usize = 64 << 20;
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            filter: None,
+            concurrency: 1,
+            deadline: None,
+            retry: Retry::default(),
+            give_up: GiveUp::Stop,
+            breaker: None,
+            ttl: None,
+            manual: false,
+            waiting_max: WAITING_DEFAULT,
+            waiting_bytes_max: WAITING_BYTES_DEFAULT,
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
+        }
+    }
+}
 
 impl Policy {
     pub(super) fn validate(&self) -> Result<()> {
@@ -51,7 +70,7 @@ impl Policy {
         if !(1..=WAITING_MAX).contains(&self.waiting_max) {
             return refuse("waiting_max", &self.waiting_max, "1 to 1000000");
         }
-        if self.waiting_bytes_max < 1 << 16 {
+        if self.waiting_bytes_max < WAITING_BYTES_MIN {
             return refuse("waiting_bytes_max", &self.waiting_bytes_max, "64 KiB and more");
         }
         for (key, time) in [("deadline", self.deadline), ("ttl", self.ttl)] {

@@ -35,8 +35,8 @@ pub struct Retry {
 type When = dyn Fn(&HandlerError) -> bool + Send + Sync;
 
 /// So many attempts are the most that can be asked for; [`Retry::forever`] has no end.
-const ATTEMPTS_MAX: u32 = 1_000_000;
-const WAIT_MAX: Duration = Duration::from_secs(7 * 86_400);
+pub(super) const ATTEMPTS_MAX: u32 = 1_000_000;
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 impl fmt::Debug for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,6 +114,11 @@ impl Retry {
     #[must_use]
     pub fn when(self, worth_it: impl Fn(&HandlerError) -> bool + Send + Sync + 'static) -> Self {
         Self { when: Some(Arc::new(worth_it)), ..self }
+    }
+
+    /// The same waits for another number of attempts.
+    pub(super) fn with_attempts(self, attempts: u32) -> Self {
+        Self { attempts, ..self }
     }
 
     /// How many attempts there are, the first included; [`u32::MAX`] is no limit.

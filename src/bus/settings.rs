@@ -1,5 +1,6 @@
 //! What a bus is told about itself.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -31,6 +32,9 @@ pub struct BusSettings {
     pub create_topics: bool,
     /// The settings of topics that are made so.
     pub topic_defaults: TopicSettings,
+    /// The settings of single topics that are made so, by the names that they have without the environment. A topic that is there
+    /// already keeps its own.
+    pub topics: BTreeMap<String, TopicSettings>,
     /// How long a chain of events may get in which each was published by the handler of the one before. An event beyond it is
     /// refused: most likely two handlers answer each other. By default 100.
     pub causation_depth_max: u32,
@@ -47,6 +51,7 @@ impl Default for BusSettings {
             environment: None,
             create_topics: true,
             topic_defaults: TopicSettings::default(),
+            topics: BTreeMap::new(),
             causation_depth_max: 100,
             trace_context: true,
         }
@@ -76,6 +81,13 @@ impl BusSettings {
     #[must_use]
     pub fn topic_defaults(self, settings: TopicSettings) -> Self {
         Self { topic_defaults: settings, ..self }
+    }
+
+    /// Sets the settings of one topic that is made when it is first used.
+    #[must_use]
+    pub fn topic(mut self, name: impl Into<String>, settings: TopicSettings) -> Self {
+        self.topics.insert(name.into(), settings);
+        self
     }
 
     /// Sets how long a chain of causes may get.
@@ -110,7 +122,8 @@ impl BusSettings {
         if self.causation_depth_max == 0 {
             return Err(Error::invalid(format!("`{CAUSATION_DEPTH}_max` is 0; 1 or more are allowed")));
         }
-        self.topic_defaults.validate()
+        self.topic_defaults.validate()?;
+        self.topics.values().try_for_each(TopicSettings::validate)
     }
 }
 

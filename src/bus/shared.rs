@@ -8,6 +8,7 @@ use event_listener::Event as Signal;
 use tokio::sync::oneshot;
 
 use super::breaker::BreakerState;
+use super::meter::Meter;
 use super::stats::Counters;
 use crate::error::{Error, Result};
 use crate::replay::Start;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) group: Arc<str>,
     pub(super) topics: Vec<String>,
     pub(super) counters: Counters,
+    pub(super) meter: Meter,
     paused: AtomicBool,
     caught_up: AtomicBool,
     state: Mutex<State>,
@@ -67,6 +69,7 @@ impl Shared {
             group,
             topics,
             counters: Counters::default(),
+            meter: Meter::default(),
             paused: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
             state: Mutex::new(state),

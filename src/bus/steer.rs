@@ -53,7 +53,7 @@ pub struct SubscriptionHealth {
 }
 
 impl Bus {
-    fn there(&self) -> Vec<Arc<Shared>> {
+    pub(super) fn there(&self) -> Vec<Arc<Shared>> {
         lock(&self.inner.subscriptions).there.clone()
     }
 

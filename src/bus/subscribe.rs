@@ -12,7 +12,7 @@ use super::dead_letters::{ensure_replays, parked, record::REPLAYS_TOPIC};
 use super::driver::{Driver, Gone};
 use super::filter::Filter;
 use super::handler::{Dispatch, Handler, Typed};
-use super::policy::{GiveUp, Policy, SHUTDOWN_TIMEOUT, WAITING_BYTES_DEFAULT, WAITING_DEFAULT};
+use super::policy::{GiveUp, Policy};
 use super::retry::Retry;
 use super::shared::Shared;
 use super::subscription::Subscription;
@@ -33,16 +33,16 @@ use crate::topic::Topic;
 #[must_use = "a subscription begins when it is spawned"]
 pub struct On {
     bus: Bus,
-    group: String,
+    pub(super) group: String,
     topics: Vec<String>,
     handler: Arc<dyn Dispatch>,
     /// What is wrong with the handler.
     wrong: Option<Error>,
-    start: Start,
+    pub(super) start: Start,
     member: Option<String>,
-    dead_letter: Option<String>,
-    sequenced: bool,
-    policy: Policy,
+    pub(super) dead_letter: Option<String>,
+    pub(super) sequenced: bool,
+    pub(super) policy: Policy,
 }
 
 impl fmt::Debug for On {
@@ -98,19 +98,6 @@ impl Bus {
         M: 'static,
     {
         let wrong = handler.validate().err();
-        let policy = Policy {
-            filter: None,
-            concurrency: 1,
-            deadline: None,
-            retry: Retry::default(),
-            give_up: GiveUp::Stop,
-            breaker: None,
-            ttl: None,
-            manual: false,
-            waiting_max: WAITING_DEFAULT,
-            waiting_bytes_max: WAITING_BYTES_DEFAULT,
-            shutdown_timeout: SHUTDOWN_TIMEOUT,
-        };
         On {
             bus: self.clone(),
             group: group.into(),
@@ -121,7 +108,7 @@ impl Bus {
             member: None,
             dead_letter: None,
             sequenced: false,
-            policy,
+            policy: Policy::default(),
         }
     }
 }

@@ -173,7 +173,7 @@ impl LogBuilder {
     ///
     /// As [`open_read_only`](Self::open_read_only).
     pub fn blocking_open_read_only(self, dir: impl AsRef<Path>) -> Result<Log> {
-        self.settings.validate()?;
+        self.validate()?;
         if !REFRESH_INTERVAL.contains(&self.refresh_interval) {
             return Err(Error::invalid(format!(
                 "`refresh_interval` is {:?}, which is outside {:?} to {:?}",
@@ -235,6 +235,11 @@ impl LogBuilder {
             .map_err(|error| Error::io("cannot create a temporary directory", error))?;
         let path = dir.path().to_path_buf();
         self.open_on(Arc::new(Disk), path, Some(dir))
+    }
+
+    /// Checks the settings that every opening needs.
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.settings.validate()
     }
 
     fn open_on(self, storage: Arc<dyn Storage>, root: PathBuf, dir: Option<tempfile::TempDir>) -> Result<Log> {

@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::committer::{Outcome, Promise, Single, Unit, Work};
 use super::engine::Engine;
+use super::meter::Way;
 use super::names::is_reserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compression::Compression;
@@ -72,12 +74,16 @@ impl Engine {
         // Before any partition is locked, and before anything is counted.
         work.compress();
         let units_span = work.units.iter().any(|unit| unit.spans_partitions());
+        if self.meter.is_on() {
+            self.meter.committed(work.record_count());
+        }
         let partitions = work.bytes_by_partition();
         let bytes = work.journal_bytes();
         if partitions.len() <= 1 || !units_span && bytes / partitions.len() >= BULK_BYTES {
             return self.commit_each(work);
         }
         if let Err(error) = self.make_journal_room(bytes) {
+            self.refused(&error);
             if error.kind() == ErrorKind::StorageFull {
                 // What is about one partition needs no journal, and may have room in its file.
                 work.fail_spanning(&error);
@@ -114,6 +120,15 @@ impl Engine {
 
     /// Writes frames of one partition, syncs them once, and answers their groups.
     fn commit_one(&self, partition: &Arc<Partition>, frames: Vec<Pending>, spare: &mut Vec<FrameBuilder>) {
+        // Entered before the lock is taken, and left after it is given back: subscribers are other people's code.
+        let span = tracing::debug_span!(
+            "sync",
+            way = Way::Partition.as_str(),
+            topic = &*partition.owner.topic,
+            partition = partition.owner.partition,
+            frames = frames.len()
+        );
+        let entered = span.entered();
         let mut guard = partition.writer();
         let mut written = Vec::with_capacity(frames.len());
         partition.announce(&self.next_commit);
@@ -124,7 +139,10 @@ impl Engine {
                 .and_then(|()| guard.append(&mut builder, self.take_commit()));
             match appended {
                 Ok(header) => written.push((header, builder, promise)),
-                Err(error) => promise.complete(Err(error)),
+                Err(error) => {
+                    self.refused(&error);
+                    promise.complete(Err(error));
+                }
             }
         }
         let publish = |guard: &mut WriterGuard<'_>, written: &[(FrameHeader, FrameBuilder, Promise)]| {
@@ -135,18 +153,24 @@ impl Engine {
         if planted::is(Bug::VisibleBeforeSync) {
             publish(&mut guard, &written);
         }
+        let began = self.meter.begin(&self.env);
         let synced = if written.is_empty() { Ok(()) } else { guard.sync() };
+        let took = self.meter.took(&self.env, began.filter(|_| !written.is_empty()));
         if synced.is_ok() {
             publish(&mut guard, &written);
         }
         partition.announce_end();
         drop(guard);
+        drop(entered);
+        self.meter.synced(took, Way::Partition);
         for (header, builder, promise) in written {
+            let begun = promise.begun();
             promise.complete(synced.clone().map(|()| Outcome {
                 commit: header.commit,
                 base_offset: header.base_offset,
                 others: Vec::new(),
             }));
+            self.meter.appended(self.meter.took(&self.env, begun));
             spare.push(builder);
         }
         partition.wake_followers();
@@ -189,6 +213,9 @@ impl Engine {
 
     /// Commits frames of several partitions with one entry for each commit number, one write and one sync.
     fn commit_journaled(&self, mut work: Work, partitions: &[(Arc<Partition>, usize)]) {
+        // As in `commit_one`.
+        let span = tracing::debug_span!("sync", way = Way::Journal.as_str(), partitions = partitions.len());
+        let entered = span.entered();
         let mut locked: Vec<Locked<'_>> = Vec::with_capacity(partitions.len());
         for (partition, bytes) in partitions {
             // Sorted, so that nobody who takes several can wait in a circle.
@@ -196,7 +223,10 @@ impl Engine {
             let prepared = partition.check_open().and_then(|()| guard.prepare_journaled(*bytes));
             match prepared {
                 Ok(()) => locked.push(Locked { partition, guard, staged: Vec::new() }),
-                Err(error) => work.fail_partition(partition, &error),
+                Err(error) => {
+                    self.refused(&error);
+                    work.fail_partition(partition, &error);
+                }
             }
         }
         if work.is_empty() {
@@ -205,7 +235,8 @@ impl Engine {
         for locked in &locked {
             locked.partition.announce(&self.next_commit);
         }
-        let promises = self.journal_and_publish(work, &mut locked);
+        let (promises, took) = self.journal_and_publish(work, &mut locked);
+        let begun: Vec<_> = promises.iter().filter_map(|(promise, _)| promise.begun()).collect();
         for locked in &locked {
             locked.partition.announce_end();
         }
@@ -224,6 +255,9 @@ impl Engine {
             }
         }
         drop(locked);
+        drop(entered);
+        self.meter.synced(took, Way::Journal);
+        begun.into_iter().for_each(|begun| self.meter.appended(self.meter.took(&self.env, Some(begun))));
         for (partition, _) in partitions {
             self.after_append(partition);
         }
@@ -264,7 +298,8 @@ impl Engine {
         staged.into_iter().map(answer).collect()
     }
 
-    fn journal_and_publish(&self, mut work: Work, locked: &mut [Locked<'_>]) -> Vec<(Promise, Result<Outcome>)> {
+    /// Answers with whom to tell what, and how long the journal has taken.
+    fn journal_and_publish(&self, mut work: Work, locked: &mut [Locked<'_>]) -> (Promises, Option<Duration>) {
         let mut journal = lock(&self.journal);
         let mut batch = Batch::default();
         let mut promises = Vec::with_capacity(work.singles.len() + work.units.len());
@@ -292,7 +327,11 @@ impl Engine {
             promises.push((unit.promise, Ok(outcome(commit, &places, locked))));
             add_entry(&mut journal, &mut batch, commit, &places, locked);
         }
-        if let Err(error) = journal.append(&mut batch) {
+        let began = self.meter.begin(&self.env);
+        let appended = journal.append(&mut batch);
+        let took = self.meter.took(&self.env, began);
+        if let Err(error) = appended {
+            self.refused(&error);
             for locked in locked.iter_mut() {
                 locked.staged.clear();
                 let relaxed = !locked.partition.config.synced && !planted::is(Bug::RelaxedBehindJournal);
@@ -308,7 +347,7 @@ impl Engine {
             for (_, outcome) in &mut promises {
                 *outcome = Err(error.clone());
             }
-            return promises;
+            return (promises, took);
         }
         drop(journal);
         for Locked { guard, staged, .. } in locked.iter_mut() {
@@ -316,9 +355,11 @@ impl Engine {
                 guard.publish_staged(staged);
             }
         }
-        promises
+        (promises, took)
     }
 }
+
+type Promises = Vec<(Promise, Result<Outcome>)>;
 
 /// The partition of annals' own that every one of several units takes something along to: how far consumers have come.
 fn along(units: &[Unit]) -> Option<Arc<Partition>> {
@@ -368,6 +409,12 @@ fn fail_all(work: Work, error: &Error) {
 }
 
 impl Work {
+    fn record_count(&self) -> u64 {
+        let singles = self.singles.iter().map(|single| &single.builder);
+        let units = self.units.iter().flat_map(|unit| unit.frames.iter().map(|(_, builder)| builder));
+        singles.chain(units).map(|builder| u64::from(builder.record_count())).sum()
+    }
+
     fn partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
         let singles = self.singles.iter().map(|single| &single.partition);
         singles.chain(self.units.iter().flat_map(|unit| unit.frames.iter().map(|(partition, _)| partition)))

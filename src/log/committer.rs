@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use event_listener::{Event, Listener};
 
@@ -80,6 +81,8 @@ pub(crate) struct Unit {
 pub(crate) struct Group {
     outcome: OnceLock<Result<Outcome>>,
     done: Event,
+    /// When its first append came, if somebody measures.
+    begun: OnceLock<Duration>,
 }
 
 /// Where a group's frames went.
@@ -97,6 +100,10 @@ pub(crate) struct Outcome {
 pub(crate) struct Promise(Arc<Group>);
 
 impl Promise {
+    pub(crate) fn begun(&self) -> Option<Duration> {
+        self.0.begun.get().copied()
+    }
+
     pub(crate) fn complete(self, outcome: Result<Outcome>) {
         // Only the holder of the promise ever sets it.
         let _set = self.0.outcome.set(outcome);
@@ -120,6 +127,11 @@ fn abandoned() -> Error {
 }
 
 impl Group {
+    pub(crate) fn begins(&self, now: Duration) {
+        // It may have been answered meanwhile; then nobody asks any more.
+        let _set = self.begun.set(now);
+    }
+
     pub(crate) fn outcome(&self) -> Option<&Result<Outcome>> {
         self.outcome.get()
     }
@@ -402,6 +414,12 @@ impl Committer {
             carry_out(self.take(queue));
             queue = lock(&self.queue);
         }
+    }
+
+    /// How many commits there were.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn rounds(&self) -> u64 {
+        lock(&self.queue).ended
     }
 
     /// Lets the commit thread end once nothing is pending.

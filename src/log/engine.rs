@@ -17,11 +17,12 @@ use super::extension::Extensions;
 use super::follow::Follower;
 use super::maintenance::Maintenance;
 use super::manifest_file::ManifestFile;
+use super::meter::{Meter, Way};
 use super::report::RecoveryReport;
 use super::settings::{Durability, LogSettings};
 use super::topic::{TopicState, partition_dir};
 use super::upkeep::{Round, Upkeep};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::FrameBuilder;
 use crate::journal::Journal;
 use crate::partition::follow::read_only;
@@ -43,6 +44,7 @@ pub(crate) struct Engine {
     /// Held while topics are created, changed or deleted.
     pub(super) catalogue: Mutex<()>,
     pub(crate) committer: Committer,
+    pub(crate) meter: Meter,
     pub(crate) upkeep: Upkeep,
     pub(crate) maintenance: Maintenance,
     pub(crate) next_commit: AtomicU64,
@@ -94,6 +96,7 @@ impl Engine {
             env,
             root,
             committer: Committer::new(settings.commit_bytes_max as usize),
+            meter: Meter::default(),
             settings,
             id,
             lock: Mutex::new(lock),
@@ -162,7 +165,8 @@ impl Engine {
         durability: Durability,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Option<Written>> {
-        let written = partition.append_relaxed(pass, &self.next_commit, fill)?;
+        let written =
+            partition.append_relaxed(pass, &self.next_commit, fill).inspect_err(|error| self.refused(error))?;
         self.after_relaxed(partition, durability);
         Ok(written)
     }
@@ -187,7 +191,9 @@ impl Engine {
         durability: Durability,
         builder: &mut FrameBuilder,
     ) -> Result<Option<Written>> {
-        let written = partition.append_relaxed_built(pass, builder, &self.next_commit)?;
+        let written = partition
+            .append_relaxed_built(pass, builder, &self.next_commit)
+            .inspect_err(|error| self.refused(error))?;
         self.after_relaxed(partition, durability);
         Ok(written)
     }
@@ -214,7 +220,19 @@ impl Engine {
         leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
-        self.committer.enqueue(pass, partition, len, leader, fill)
+        let ticket = self.committer.enqueue(pass, partition, len, leader, fill)?;
+        if ticket.first == 0 && self.meter.is_on() {
+            ticket.group.begins(self.env.clock.monotonic());
+        }
+        Ok(ticket)
+    }
+
+    /// Takes note of why something was not written.
+    #[cold]
+    pub(super) fn refused(&self, error: &Error) {
+        if error.kind() == ErrorKind::StorageFull {
+            self.meter.note_disk_full();
+        }
     }
 
     /// [`enqueue_by`](Self::enqueue_by) where there is no guard.
@@ -281,7 +299,10 @@ impl Engine {
         for partition in round.due {
             // Taken back first: what is appended from now on makes a date of its own.
             partition.sync_is_due.store(false, Ordering::Release);
-            if let Err(error) = partition.sync_written() {
+            let began = self.meter.begin(&self.env);
+            let synced = partition.sync_written();
+            self.meter.synced(self.meter.took(&self.env, began), Way::Interval);
+            if let Err(error) = synced {
                 tracing::error!(%error, "a partition could not be synced at its interval");
             }
         }

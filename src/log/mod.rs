@@ -11,6 +11,7 @@ pub(crate) mod extension;
 pub(crate) mod follow;
 pub(crate) mod maintenance;
 pub(crate) mod manifest_file;
+pub(crate) mod meter;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod read_only;

@@ -15,28 +15,10 @@ pub(crate) use opening::LogSettings;
 mod duration;
 pub(crate) mod indexed;
 mod opening;
+pub(crate) mod ranges;
 
 #[cfg(test)]
 pub(crate) mod tests;
-
-const PARTITIONS: RangeInclusive<u32> = 1..=10_000;
-const DEDUP_COUNT_MAX: RangeInclusive<u32> = 0..=10_000_000;
-const ZSTD_LEVEL: RangeInclusive<u8> = 1..=22;
-const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
-const AGE_MAX: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1000 * 366 * 86_400);
-const RECORD_BYTES_MAX: RangeInclusive<u32> = 1..=64 << 20;
-const COMMIT_BYTES_MAX: RangeInclusive<u64> = 128 << 10..=256 << 20;
-const JOURNAL_BYTES_MAX: u64 = 1 << 30;
-const OPEN_FILES_MAX_RANGE: RangeInclusive<u32> = 16..=1_000_000;
-const TAIL_BYTES_MAX: RangeInclusive<u64> = 0..=64 << 20;
-const RESERVE_BYTES: RangeInclusive<u64> = 0..=64 << 20;
-const TOMBSTONE_AGE_MAX: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * 366 * 86_400);
-const DIRTY_RATIO: RangeInclusive<f64> = 0.0..=1.0;
-const MAINTENANCE_BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=64 << 30;
-
-/// The simulation wants segments to roll after a handful of records; nobody else is served by files that small.
-const SEGMENT_BYTES_MIN: u64 = if cfg!(any(test, feature = "fuzzing")) { 4 << 10 } else { 64 << 10 };
-const SEGMENT_BYTES_MAX: RangeInclusive<u64> = SEGMENT_BYTES_MIN..=1 << 30;
 
 /// What a commit needs beside the largest record: headers of frames and of the journal entry, and the offsets and other
 /// internal records that are committed along with it.
@@ -100,10 +82,10 @@ impl Durability {
 
     pub(crate) fn validate(self) -> Result<()> {
         match self {
-            Self::Interval(interval) if !INTERVAL.contains(&interval) => Err(Error::invalid(format!(
+            Self::Interval(interval) if !ranges::INTERVAL.contains(&interval) => Err(Error::invalid(format!(
                 "`durability` is an interval of {interval:?}, which is outside {:?} to {:?}",
-                INTERVAL.start(),
-                INTERVAL.end()
+                ranges::INTERVAL.start(),
+                ranges::INTERVAL.end()
             ))),
             _ => Ok(()),
         }
@@ -138,7 +120,7 @@ impl FromStr for Durability {
 impl Compression {
     pub(crate) fn validate(self) -> Result<()> {
         match self {
-            Self::Zstd { level } => check("zstd level", level, ZSTD_LEVEL),
+            Self::Zstd { level } => check("zstd level", level, ranges::ZSTD_LEVEL),
             Self::None | Self::Lz4 => Ok(()),
         }
     }
@@ -387,10 +369,10 @@ impl TopicSettings {
 
     /// Checks each setting by itself.
     pub(crate) fn validate(&self) -> Result<()> {
-        check("partitions", self.partitions, PARTITIONS)?;
+        check("partitions", self.partitions, ranges::PARTITIONS)?;
         self.durability.validate()?;
-        check("segment_bytes_max", self.segment_bytes_max, SEGMENT_BYTES_MAX)?;
-        check("record_bytes_max", self.record_bytes_max, RECORD_BYTES_MAX)?;
+        check("segment_bytes_max", self.segment_bytes_max, ranges::SEGMENT_BYTES_MAX)?;
+        check("record_bytes_max", self.record_bytes_max, ranges::RECORD_BYTES_MAX)?;
         if let Some(bytes) = self.retention_bytes_max.filter(|bytes| *bytes < self.segment_bytes_max) {
             return Err(Error::invalid(format!(
                 "`retention_bytes_max` is {bytes}, but nothing smaller than a segment can go, and `segment_bytes_max` is {}",
@@ -398,7 +380,7 @@ impl TopicSettings {
             )));
         }
         check_age("retention_age_max", self.retention_age_max)?;
-        check("dedup_count_max", self.dedup_count_max, DEDUP_COUNT_MAX)?;
+        check("dedup_count_max", self.dedup_count_max, ranges::DEDUP_COUNT_MAX)?;
         check_age("dedup_age_max", self.dedup_age_max)?;
         if self.dedup_age_max.is_some() && self.dedup_count_max == 0 {
             return Err(Error::invalid(
@@ -406,14 +388,14 @@ impl TopicSettings {
             ));
         }
         indexed::validate(&self.indexed_headers)?;
-        check("reserve_bytes", self.reserve_bytes, RESERVE_BYTES)?;
+        check("reserve_bytes", self.reserve_bytes, ranges::RESERVE_BYTES)?;
         if self.reserve_bytes > 0 && self.durability != Durability::Sync {
             let level = self.durability;
             return Err(Error::invalid(format!("`reserve_bytes` is set, but the durability is `{level}`, not `sync`")));
         }
         self.compression.validate()?;
-        check_duration("tombstone_age_max", self.tombstone_age_max, TOMBSTONE_AGE_MAX)?;
-        check("compaction_dirty_ratio_min", self.compaction_dirty_ratio_min, DIRTY_RATIO)
+        check_duration("tombstone_age_max", self.tombstone_age_max, ranges::TOMBSTONE_AGE_MAX)?;
+        check("compaction_dirty_ratio_min", self.compaction_dirty_ratio_min, ranges::DIRTY_RATIO)
     }
 
     /// Checks each setting by itself, and that the log has room for the largest record in one commit.
@@ -432,12 +414,12 @@ impl TopicSettings {
 }
 
 fn check_age(setting: &str, age: Option<Duration>) -> Result<()> {
-    match age.filter(|age| !AGE_MAX.contains(age)) {
+    match age.filter(|age| !ranges::AGE_MAX.contains(age)) {
         None => Ok(()),
         Some(age) => Err(Error::invalid(format!(
             "`{setting}` is {age:?}, which is outside {:?} to {:?}",
-            AGE_MAX.start(),
-            AGE_MAX.end()
+            ranges::AGE_MAX.start(),
+            ranges::AGE_MAX.end()
         ))),
     }
 }

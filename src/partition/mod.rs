@@ -91,6 +91,9 @@ pub(crate) struct Partition {
     wants_write: AtomicBool,
     /// Bytes appended since the last checkpoint.
     since_checkpoint: AtomicU64,
+    /// Bytes appended since the opening.
+    #[cfg(feature = "metrics")]
+    appended_bytes: AtomicU64,
     /// The journal may hold frames that the segments have not synced.
     journaled: AtomicBool,
     /// The journal may hold frames that belong at the end of the active segment, and nobody knows.
@@ -149,6 +152,8 @@ impl Partition {
             upkeep_queued: AtomicBool::new(false),
             wants_write: AtomicBool::new(false),
             since_checkpoint: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            appended_bytes: AtomicU64::new(0),
             journaled: AtomicBool::new(false),
             end_unknown: AtomicBool::new(false),
             sync_is_due: AtomicBool::new(false),
@@ -386,6 +391,12 @@ impl Partition {
     /// Bytes appended since the last checkpoint.
     pub(crate) fn since_checkpoint(&self) -> u64 {
         self.since_checkpoint.load(Ordering::Relaxed)
+    }
+
+    /// Bytes appended since the opening.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether the journal may hold frames that the segments have not synced; asking takes the mark away.

@@ -412,8 +412,10 @@ impl WriterGuard<'_> {
 
     fn moved_past(&mut self, header: &FrameHeader, bytes: &[u8]) {
         // Only the writer changes it, under its lock: no need for an atomic addition.
-        let since = self.partition.since_checkpoint.load(Ordering::Relaxed) + bytes.len() as u64;
-        self.partition.since_checkpoint.store(since, Ordering::Relaxed);
+        let grow = |sum: &AtomicU64| sum.store(sum.load(Ordering::Relaxed) + bytes.len() as u64, Ordering::Relaxed);
+        grow(&self.partition.since_checkpoint);
+        #[cfg(feature = "metrics")]
+        grow(&self.partition.appended_bytes);
         let writer = &mut *self.writer;
         if writer.place.position >= writer.index_due {
             writer.index_due = writer.active.index().add(&writer.place, header);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    admin, alter, create, delete, dump, find, generate, groups, import, produce, read, repair, stats, verify,
+    admin, alter, create, dead_letters, delete, dump, find, generate, groups, import, produce, read, repair, stats,
+    verify,
 };
 use crate::output::ColorWhen;
 
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     Find(find::FindArgs),
     /// Look at consumer groups, and set where they go on
     Groups(groups::GroupsArgs),
+    /// Look at the events that a group has given up, hand them to it again, or throw them away
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Show sizes, records and rates
     Stats(stats::StatsArgs),
     /// Read everything with all checks
@@ -123,6 +126,12 @@ mod tests {
             "verify",
             "repair",
             "groups",
+            "dead-letters",
+            "show",
+            "replay",
+            "purge",
+            "0:17",
+            "--all",
             "list",
             "reset",
             "--to-earliest",

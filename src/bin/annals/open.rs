@@ -4,7 +4,7 @@ use annals::{Log, Topic};
 use bytes::Bytes;
 
 use crate::args::Cli;
-use crate::failure::{Outcome, warn};
+use crate::failure::{Class, Outcome, warn};
 
 /// Opens a log that exists, for reading: also beside a process that writes to it, and without changing anything.
 pub(crate) fn open_for_reading(cli: &Cli) -> Outcome<Log> {
@@ -14,6 +14,14 @@ pub(crate) fn open_for_reading(cli: &Cli) -> Outcome<Log> {
 /// Opens a log that exists, for writing.
 pub(crate) fn open_for_writing(cli: &Cli) -> Outcome<Log> {
     open(cli, false)
+}
+
+/// Opens a log that exists, for writing; says what has not been done if another process has it.
+pub(crate) fn open_alone(cli: &Cli, undone: &str) -> Outcome<Log> {
+    open_for_writing(cli).map_err(|failure| match failure.class {
+        Class::Locked => failure.about(undone),
+        _ => failure,
+    })
 }
 
 /// Opens a log for writing, creating it if there is none.

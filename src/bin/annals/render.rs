@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use annals::Message;
+use annals::{Header, Headers, Message};
 use chrono::SecondsFormat;
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -113,11 +113,6 @@ fn is_invisible(c: char) -> bool {
 
 /// A record as a JSON object.
 pub(crate) fn as_json(message: &Message) -> Value {
-    let headers: Vec<Value> = message
-        .headers()
-        .iter()
-        .map(|header| json!({"name": header.name(), "value": header.value().map(|value| bytes_as_json(value))}))
-        .collect();
     json!({
         "topic": message.topic(),
         "partition": message.partition(),
@@ -125,12 +120,18 @@ pub(crate) fn as_json(message: &Message) -> Value {
         "commit": message.commit(),
         "time": time(message.timestamp()),
         "key": message.key().map(|key| bytes_as_json(key)),
-        "headers": headers,
+        "headers": headers_as_json(message.headers()),
         "value": message.value().map(|value| bytes_as_json(value)),
     })
 }
 
-fn bytes_as_json(bytes: &[u8]) -> Value {
+pub(crate) fn headers_as_json(headers: &Headers) -> Value {
+    let header =
+        |header: &Header| json!({"name": header.name(), "value": header.value().map(|value| bytes_as_json(value))});
+    headers.iter().map(header).collect()
+}
+
+pub(crate) fn bytes_as_json(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::from(text),
         Err(_) => json!({"base64": base64::encode(bytes)}),

@@ -326,12 +326,12 @@ impl Driver {
         let attempt = work.failures.saturating_add(1);
         if attempt == 1 {
             self.shared.counters.delivered.add(1);
-            self.shared.counters.bytes.add(work.bytes() as u64);
+            self.shared.counters.bytes.add(work.payload() as u64);
         } else {
             self.shared.counters.retried.add(1);
         }
         self.breaker.started();
-        let cx = Context::new(self.bus.clone(), Arc::clone(&self.shared.group), Arc::clone(&work.shown), attempt);
+        let cx = Context::new(self.bus.clone(), Arc::clone(&self.shared), Arc::clone(&work.shown), attempt);
         let message = &work.shown;
         let span = tracing::debug_span!(
             "deliver",

@@ -60,10 +60,14 @@ impl Work {
         !Arc::ptr_eq(&self.delivered, &self.shown)
     }
 
+    /// How many bytes its key and value have.
+    pub(super) fn payload(&self) -> usize {
+        self.shown.key().map_or(0, Bytes::len) + self.shown.value().map_or(0, Bytes::len)
+    }
+
     /// How much memory it takes while it waits.
     pub(super) fn bytes(&self) -> usize {
-        let message = &self.shown;
-        message.key().map_or(0, Bytes::len) + message.value().map_or(0, Bytes::len) + WORK_BYTES
+        self.payload() + WORK_BYTES
     }
 
     /// Lets go of the memory that the message shares with all that was read along with it.

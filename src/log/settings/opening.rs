@@ -1,8 +1,6 @@
 //! Settings of one opening of a log.
 
-use super::{
-    COMMIT_BYTES_MAX, JOURNAL_BYTES_MAX, MAINTENANCE_BYTES_PER_SECOND, OPEN_FILES_MAX_RANGE, TAIL_BYTES_MAX, check,
-};
+use super::{check, ranges};
 use crate::error::Result;
 use crate::storage::handles::OPEN_FILES_MAX;
 
@@ -42,10 +40,14 @@ impl Default for LogSettings {
 
 impl LogSettings {
     pub(crate) fn validate(&self) -> Result<()> {
-        check("commit_bytes_max", self.commit_bytes_max, COMMIT_BYTES_MAX)?;
-        check("journal_bytes", self.journal_bytes, 2 * self.commit_bytes_max..=JOURNAL_BYTES_MAX)?;
-        check("tail_bytes_max", self.tail_bytes_max, TAIL_BYTES_MAX)?;
-        check("open_files_max", self.open_files_max, OPEN_FILES_MAX_RANGE)?;
-        check("maintenance_bytes_per_second_max", self.maintenance_bytes_per_second_max, MAINTENANCE_BYTES_PER_SECOND)
+        check("commit_bytes_max", self.commit_bytes_max, ranges::COMMIT_BYTES_MAX)?;
+        check("journal_bytes", self.journal_bytes, 2 * self.commit_bytes_max..=ranges::JOURNAL_BYTES_MAX)?;
+        check("tail_bytes_max", self.tail_bytes_max, ranges::TAIL_BYTES_MAX)?;
+        check("open_files_max", self.open_files_max, ranges::OPEN_FILES_MAX)?;
+        check(
+            "maintenance_bytes_per_second_max",
+            self.maintenance_bytes_per_second_max,
+            ranges::MAINTENANCE_BYTES_PER_SECOND,
+        )
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn run(cli: &Cli, args: &DeleteArgs) -> Outcome {
 }
 
 /// Asks; only a person at a terminal can answer.
-fn confirmed(question: &str) -> Outcome<bool> {
+pub(crate) fn confirmed(question: &str) -> Outcome<bool> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(format!("{question} Nobody can be asked here; add --yes")));
     }

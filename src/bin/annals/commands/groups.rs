@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use annals::{GroupDescription, Log, OffsetChange, Reset};
+use annals::{GroupDescription, OffsetChange, Reset};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use serde_json::json;
@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::args::Cli;
 use crate::clock;
 use crate::commands::waiting::wait_for;
-use crate::failure::{Class, Outcome};
-use crate::open::{open_for_reading, open_for_writing};
+use crate::failure::Outcome;
+use crate::open::{open_alone, open_for_reading};
 use crate::output::Output;
 use crate::render::{ListFormat, shown, time};
 use crate::start::Moment;
@@ -283,7 +283,7 @@ impl ToArgs {
 fn reset(cli: &Cli, args: &ResetArgs) -> Outcome {
     let to = args.to.reset(clock::now());
     let topics = args.topics.iter().map(String::as_str);
-    let log = if args.execute { alone(cli, "nothing was reset")? } else { open_for_reading(cli)? };
+    let log = if args.execute { open_alone(cli, "nothing was reset")? } else { open_for_reading(cli)? };
     let changes = match args.execute {
         true => log.blocking_reset_group(&args.group, topics, to),
         false => wait_for(log.plan_group_reset(&args.group, topics, to))?,
@@ -324,7 +324,7 @@ fn change_as_json(args: &ResetArgs, change: &OffsetChange) -> serde_json::Value 
 }
 
 fn delete(cli: &Cli, args: &DeleteArgs) -> Outcome {
-    let log = alone(cli, "nothing was deleted")?;
+    let log = open_alone(cli, "nothing was deleted")?;
     let deleted = log.blocking_delete_group(&args.group);
     let closed = log.blocking_close();
     deleted?;
@@ -332,12 +332,4 @@ fn delete(cli: &Cli, args: &DeleteArgs) -> Outcome {
     let mut out = Output::new(cli.color);
     out.line(format!("group {} is deleted", shown(args.group.as_bytes())))?;
     out.flush()
-}
-
-/// Opens the log for writing; says what has not been done if another process has it.
-fn alone(cli: &Cli, undone: &str) -> Outcome<Log> {
-    open_for_writing(cli).map_err(|failure| match failure.class {
-        Class::Locked => failure.about(undone),
-        _ => failure,
-    })
 }

@@ -7,6 +7,7 @@ pub(crate) mod admin;
 pub(crate) mod alter;
 pub(crate) mod batches;
 pub(crate) mod create;
+pub(crate) mod dead_letters;
 pub(crate) mod delete;
 pub(crate) mod dump;
 pub(crate) mod find;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Cat(args) => read::cat(cli, args),
         Command::Find(args) => find::run(cli, args),
         Command::Groups(args) => groups::run(cli, args),
+        Command::DeadLetters(args) => dead_letters::run(cli, args),
         Command::Stats(args) => stats::run(cli, args),
         Command::Verify(args) => verify::run(cli, args),
         Command::Repair(args) => repair::run(cli, args),
