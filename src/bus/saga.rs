@@ -129,8 +129,11 @@ impl Processes {
 #[derive(Clone)]
 pub struct Saga {
     name: String,
-    instance: Arc<dyn Fn(&Message) -> Option<String> + Send + Sync>,
+    instance: Arc<InstanceOf>,
 }
+
+/// Which process a message belongs to.
+type InstanceOf = dyn Fn(&Message) -> Option<String> + Send + Sync;
 
 impl fmt::Debug for Saga {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
