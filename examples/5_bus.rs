@@ -331,7 +331,7 @@ impl World {
         log.create_topic(EVENTS, settings).await?;
         let notes = TopicSettings::default().partitions(GROUPS.len() as u32).durability(Durability::Os);
         let notes = log.create_topic(NOTES, notes).await?;
-        let run = u64::from(log.recovery().epoch);
+        let run = log.recovery().epoch;
         Ok(Self { input, plan, log, bus, notes, run, attempts: AtomicU64::new(0), crash_after })
     }
 

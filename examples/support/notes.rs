@@ -75,8 +75,11 @@ impl Notes {
             return wrong(&format!("event {} has not ended", self.ended[case]));
         }
         if let Some(last) = self.last[case].filter(|last| last.run == run) {
-            let next_attempt = nth == last.nth && !last.ended && attempt == last.attempt + 1;
-            if !next_attempt && !(nth == last.nth + 1 && last.ended) {
+            let right = match last.ended {
+                true => nth == last.nth + 1,
+                false => nth == last.nth && attempt == last.attempt + 1,
+            };
+            if !right {
                 return wrong(&format!(
                     "came after attempt {} at event {}, with no kill between",
                     last.attempt, last.nth

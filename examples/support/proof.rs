@@ -25,14 +25,12 @@ impl World {
             return broken("not every event of the input is there");
         }
         let (mut table, mut ended, mut dead, mut again) = (Notes::headings(), 0, 0, 0);
-        for group in 0..GROUPS.len() {
+        for (group, name) in GROUPS.iter().enumerate() {
             let notes = self.check_notes(group).await?;
             let letters = self.check_dead_letters(group).await?;
             if letters != notes.dead {
-                return broken(format!(
-                    "{}: {} events have failed for good, and {letters} are dead letters",
-                    GROUPS[group], notes.dead
-                ));
+                let failed = notes.dead;
+                return broken(format!("{name}: {failed} events have failed for good, and {letters} are dead letters"));
             }
             (ended, dead, again) = (ended + notes.done, dead + notes.dead, again + notes.again);
             table += &notes.row();
@@ -40,8 +38,8 @@ impl World {
         self.check_answers().await?;
         let (taken, back) = self.check_steps().await?;
         let open = self.check_projection(open_cases)?;
-        let (cases, compensated) =
-            (&self.plan.cases, self.plan.cases.iter().filter(|case| self.plan.is_compensated(case)));
+        let cases = &self.plan.cases;
+        let compensated = cases.iter().filter(|case| self.plan.is_compensated(case));
         let under_way = cases.iter().filter(|case| self.plan.is_under_way(case)).count();
         let sagas = self.bus.saga_count(&Saga::new(GROUPS[SAGA])).await?;
         if sagas != under_way {
@@ -61,7 +59,7 @@ impl World {
                 "projection",
                 format!("{} open cases, as the input says ({:?} closes one)", grouped(open), self.plan.closing),
             ),
-            ("saga", format!("{} steps taken, {under_way} cases under way", grouped(taken))),
+            ("sagas", format!("{} steps taken, {under_way} cases under way", grouped(taken))),
             ("compensations", format!("{} of {} cases, the last step first", grouped(back), compensated.count())),
         ];
         Ok(Proof { rows, table })
@@ -203,7 +201,8 @@ impl World {
             Ok(())
         })
         .await?;
-        (written.sort_unstable(), apologies.sort_unstable());
+        written.sort_unstable();
+        apologies.sort_unstable();
         if written != apologies {
             return broken(format!("{} steps were taken back, and the clerk has written {written:?}", apologies.len()));
         }
