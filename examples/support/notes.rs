@@ -65,7 +65,7 @@ impl Notes {
         if !plan.concerns(self.group, index) {
             return wrong("it is none of the group's business");
         }
-        if attempt == 0 || attempt > plan.attempts(self.group, index) || attempt > self.attempts[index] + 1 {
+        if attempt == 0 || attempt > plan.attempts_max(self.group, index) || attempt > self.attempts[index] + 1 {
             return wrong("is not to be, or the one before was never made");
         }
         if verdict != plan.verdict(self.group, index, attempt) {
@@ -86,7 +86,7 @@ impl Notes {
                 ));
             }
         }
-        let ended = attempt == plan.attempts(self.group, index);
+        let ended = plan.ends(self.group, index, attempt);
         self.attempts[index] = self.attempts[index].max(attempt);
         self.last[case] = Some(Last { run, nth, attempt, ended });
         self.tried += 1;

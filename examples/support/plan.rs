@@ -160,6 +160,20 @@ impl Plan {
         }
     }
 
+    /// Whether an attempt of this number is the last, unless a kill is faster than the note in the log that it was.
+    pub(crate) fn ends(&self, group: usize, index: usize, attempt: u32) -> bool {
+        attempt >= self.attempts(group, index)
+    }
+
+    /// How many attempts there may be. A kill between a refusal and its dead letter leaves the failure counted, and the event open:
+    /// the handler is called with it once more, and refuses it again.
+    pub(crate) fn attempts_max(&self, group: usize, index: usize) -> u32 {
+        match self.fates[group][index] {
+            Fate::Refused => ATTEMPTS,
+            _ => self.attempts(group, index),
+        }
+    }
+
     /// Whether an event is to end as a dead letter of a group.
     pub(crate) fn is_dead(&self, group: usize, index: usize) -> bool {
         self.concerns(group, index) && !matches!(self.fates[group][index], Fate::Done { .. })
