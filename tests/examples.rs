@@ -291,6 +291,83 @@ fn groups_finish_everything_through_a_kill() {
     assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 3_groups"));
 }
 
+/// The cells of a group in the table of the fifth example.
+#[track_caller]
+fn bus_group(output: &Output, name: &str) -> Vec<u64> {
+    let table = stdout(output);
+    let row = table.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+    row.split_whitespace().skip(1).map(|cell| cell.replace(',', "").parse().unwrap()).collect()
+}
+
+#[test]
+fn the_bus_loses_nothing_through_two_kills() {
+    let bus = example("5_bus");
+    let run = |args: &[&str]| Command::new(&bus).args(args).output().unwrap();
+    let told = run(&[]);
+    assert_success(&told);
+    let kills = stderr(&told).lines().filter(|line| line.ends_with("attempt 479 of all: killing the process")).count();
+    assert_eq!(kills, 2, "{}", stderr(&told));
+    assert!(!stderr(&told).contains("panicked at"), "planned panics are nobody's business: {}", stderr(&told));
+    assert!(row(&told, "opening").starts_with("killed before, epoch 2"));
+    assert_eq!(row(&told, "events"), "266 of 25 cases in 4 partitions");
+    assert_eq!(row(&told, "nothing lost"), "1,262 done and 22 dead letters, of 5 groups");
+    assert_eq!(row(&told, "dead letters"), "22, each as planned");
+    assert_eq!(row(&told, "order per key"), "holds in each group, through retries and kills");
+    assert!(row(&told, "handled again").ends_with(" attempts, each after a kill"));
+    assert_eq!(row(&told, "exactly once"), "266 answers to 266 events");
+    assert_eq!(row(&told, "projection"), "5 open cases, as the input says (\"shelved\" closes one)");
+    assert_eq!(row(&told, "compensations"), "11 of 5 cases, the last step first");
+    for (name, done, dead) in
+        [("shaky", 250, 16), ("slow", 266, 0), ("panicky", 260, 6), ("stage", 266, 0), ("saga", 220, 0)]
+    {
+        let cells = bus_group(&told, name);
+        assert_eq!(cells[..2], [done, dead], "{name}: {}", stdout(&told));
+        assert!(cells[2] > done + dead && cells[3] > 0, "{name}: {}", stdout(&told));
+        assert_eq!(cells[4] > 0, name == "panicky", "{name}: {}", stdout(&told));
+    }
+    let told = stdout(&told);
+    let tree = told.split_once("\nall 34 events of loan-0002, each below its cause:\n").unwrap().1;
+    assert_eq!(tree.lines().count(), 34, "{told}");
+    assert!(tree.contains("\"step.taken-back\"\n  │  └─ apologies "), "{told}");
+    assert!(tree.contains("shaky.dlq: given up by shaky (failed, attempt 4)"), "{told}");
+
+    // By hand, in a directory of its own: killed, gone on with, and then nothing is left to do.
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let log = log.to_str().unwrap();
+    let killed = run(&["--dir", log, "--crash-after", "100"]);
+    assert_eq!(killed.status.code(), None, "{}{}", stdout(&killed), stderr(&killed));
+    let on = run(&["--dir", log]);
+    assert_success(&on);
+    let again = run(&["--dir", log]);
+    assert_success(&again);
+    assert!(row(&again, "opening").starts_with("closed cleanly before"), "{}", stdout(&again));
+    assert_eq!((row(&again, "found"), bus_group(&again, "slow")), ("266 events".into(), bus_group(&on, "slow")));
+
+    // Histories without a middle, and another input than the log's.
+    let one = "{\"type\":\"t\",\"key\":\"k\",\"time\":\"2026-01-01T00:00:00Z\"}\n";
+    for count in [0, 1, 2, 5] {
+        let path = file(dir.path(), one.repeat(count).as_bytes());
+        let small = dir.path().join(format!("small-{count}"));
+        for args in [&[path.to_str().unwrap()][..], &[path.to_str().unwrap(), "--dir", small.to_str().unwrap()]] {
+            let told = run(args);
+            assert_success(&told);
+            assert_eq!(row(&told, "exactly once"), format!("{count} answers to {count} events"));
+        }
+    }
+    let other = run(&[file(dir.path(), one.as_bytes()).to_str().unwrap(), "--dir", log]);
+    assert_eq!(other.status.code(), Some(1), "{}", stderr(&other));
+    assert!(stderr(&other).starts_with("5_bus: CHECK FAILED: "), "{}", stderr(&other));
+    let malformed = run(&[file(dir.path(), format!("{one}{{}}\n").as_bytes()).to_str().unwrap()]);
+    assert_eq!(malformed.status.code(), Some(2), "{}", stderr(&malformed));
+    assert!(stderr(&malformed).contains("events.ndjson:2: \"time\" is missing"), "{}", stderr(&malformed));
+    for bad in [&["--what"][..], &["a", "b"], &["--crash-after", "0"], &["--crash-after", "9999"], &["/nowhere/at/all"]]
+    {
+        assert_eq!(run(bad).status.code(), Some(2), "{bad:?}");
+    }
+    assert!(stdout(&run(&["--help"])).contains("usage: cargo run --release --example 5_bus"));
+}
+
 #[cfg(feature = "testing")]
 #[test]
 fn testing_tells_the_right_version_from_those_with_a_defect() {

@@ -91,7 +91,8 @@ impl Subscription {
     }
 
     /// Resolves once everything that was published before is done: handled, a dead letter, or passed over. While the subscription
-    /// is paused, or its breaker is open, that takes until it is not. For tests, above all.
+    /// is paused, or its breaker is open, that takes until it is not. For tests, above all. The group's offsets may follow a moment
+    /// later; after [`unsubscribe`](Self::unsubscribe) they are in the log.
     ///
     /// # Errors
     ///
