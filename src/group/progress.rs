@@ -62,14 +62,18 @@ impl Progress {
             return true;
         }
         self.done.add(from, to);
-        self.attempts = without(std::mem::take(&mut self.attempts), from, to);
+        while let Some(offset) = self.attempts.range(from..to).next().map(|(offset, _)| *offset) {
+            self.attempts.remove(&offset);
+        }
         true
     }
 
     fn rise(&mut self, to: u64) {
         self.low = self.done.end_from(to);
         self.done.forget_below(self.low);
-        self.attempts = self.attempts.split_off(&self.low);
+        while let Some(first) = self.attempts.first_entry().filter(|first| *first.key() < self.low) {
+            first.remove();
+        }
     }
 
     pub(crate) fn is_finished(&self, offset: u64) -> bool {
@@ -113,13 +117,6 @@ impl Progress {
                 .collect(),
         }
     }
-}
-
-fn without(mut map: BTreeMap<u64, Tries>, from: u64, to: u64) -> BTreeMap<u64, Tries> {
-    if map.range(from..to).next().is_some() {
-        map.retain(|offset, _| !(from..to).contains(offset));
-    }
-    map
 }
 
 #[cfg(test)]

@@ -37,7 +37,9 @@ impl Ranges {
     /// Forgets all below `offset`.
     pub(crate) fn forget_below(&mut self, offset: u64) {
         let end = self.end_from(offset);
-        self.0 = self.0.split_off(&offset);
+        while let Some(first) = self.0.first_entry().filter(|first| *first.key() < offset) {
+            first.remove();
+        }
         if end > offset {
             self.0.insert(offset, end);
         }

@@ -127,8 +127,7 @@ impl Driver {
         );
         if self.policy.retry.again(work.failures, &error) {
             let wait = self.policy.retry.wait(work.failures, self.bus.inner.ids.number());
-            let at = self.alarm.now().saturating_add(wait);
-            self.waiting.put_back(work, at);
+            self.waiting.put_back(work, whole_millis(self.alarm.now().saturating_add(wait)));
         } else {
             self.give_up(work, error, waking);
         }
@@ -195,4 +194,10 @@ impl Driver {
         transaction.produce(topic, record.to_record())?;
         Ok(transaction)
     }
+}
+
+/// Rounded up, so that those that wait about as long are woken together.
+fn whole_millis(time: Duration) -> Duration {
+    let nanos = time.subsec_nanos().next_multiple_of(1_000_000);
+    Duration::new(time.as_secs(), 0).saturating_add(Duration::from_nanos(u64::from(nanos)))
 }
