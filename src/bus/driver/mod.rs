@@ -358,9 +358,8 @@ impl Driver {
                 if let Some(work) = turn.work() {
                     self.waiting.running(&work.key);
                 }
-                // Looked at once more, so that it knows whom to wake.
+                // Looked at once more in the next round, so that it knows whom to wake.
                 self.running.push(turn);
-                waking.waker().wake_by_ref();
             }
         }
     }
