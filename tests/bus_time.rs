@@ -286,3 +286,59 @@ async fn a_clock_that_is_set_back_harms_nothing() {
     until(async || values(&bus).await == [1, 7]).await;
     log.close().await.unwrap();
 }
+
+/// Whoever fills the disk stops the publishers, and not those who work off what there is.
+#[tokio::test]
+async fn dead_letters_and_progress_have_room_on_a_full_disk() {
+    let disk = SimulatedDisk::new(8);
+    let log = disk.open(Log::builder()).unwrap();
+    let bus = log.bus();
+    let (subscription, calls) = failing(&bus, Retry::never(), None).await;
+    subscription.pause();
+    for number in 0..50 {
+        bus.publish(EVENTS, number).await.unwrap();
+    }
+    // What is to be written ahead is written.
+    for _ in 0..20 {
+        disk.clock().advance(SECOND);
+        turns().await;
+    }
+    // One has come through, so the journal has its files.
+    subscription.resume();
+    until(async || subscription.stats().dead_lettered >= 1).await;
+    subscription.pause();
+    disk.clock().advance(SECOND);
+    disk.set_capacity(disk.used());
+    let filler = log.create_raw_topic("filler", TopicSettings::default()).await;
+    assert!(filler.is_err() || filler.unwrap().produce(Record::new(vec![7; 100_000].into())).await.is_err());
+    subscription.resume();
+    subscription.idle().await.unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 50);
+    assert_eq!(subscription.stats().dead_lettered, 50);
+    assert!(subscription.last_error().is_none(), "{:?}", subscription.last_error());
+    disk.set_capacity(None);
+    log.close().await.unwrap();
+    let bus = disk.open(Log::builder()).unwrap().bus();
+    assert_eq!(bus.dead_letters("group", "dlq").unwrap().count().await.unwrap(), 50);
+    bus.log().close().await.unwrap();
+}
+
+/// An event as large as its topic takes becomes a dead letter as well.
+#[tokio::test]
+async fn the_largest_event_can_be_a_dead_letter() {
+    let log = Log::in_memory().unwrap();
+    let bus = log.bus();
+    const TEXTS: TopicDef<String, annals::Raw> = TopicDef::new("texts");
+    let subscription = bus
+        .on(TEXTS, "group", |_: Event<String>, _: Context| Err::<(), _>("no ".repeat(1000)))
+        .retry(Retry::never())
+        .dead_letter("dlq")
+        .spawn()
+        .await
+        .unwrap();
+    let largest = (1 << 20) - 1000;
+    bus.publish(TEXTS, "x".repeat(largest)).await.unwrap();
+    subscription.idle().await.unwrap();
+    let letters = bus.dead_letters("group", "dlq").unwrap().list(2).await.unwrap();
+    assert_eq!(letters[0].value.as_ref().unwrap().len(), largest);
+}

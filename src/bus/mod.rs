@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::codec::{Codec, TopicDef};
 use crate::error::{ErrorKind, Result};
 use crate::handle::Log;
+use crate::log::settings::TopicSettings;
 use crate::partitioner::Sticky;
 use crate::segment::lock;
 use crate::topic::Topic;
@@ -178,12 +179,24 @@ impl Bus {
 
     /// The topic, made if there is none and the bus is allowed to.
     async fn topic_or_create<T, C: Codec<T> + Default>(&self, topic: &TopicDef<T, C>) -> Result<Topic<T, C>> {
+        self.topic_or_create_with(topic, TopicSettings::clone).await
+    }
+
+    /// The same; what nobody has set for the topic is the defaults, changed.
+    async fn topic_or_create_with<T, C: Codec<T> + Default>(
+        &self,
+        topic: &TopicDef<T, C>,
+        change: impl FnOnce(&TopicSettings) -> TopicSettings,
+    ) -> Result<Topic<T, C>> {
         self.start_delayed().await?;
         match self.topic(topic) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.inner.settings.create_topics => {
                 let full = TopicDef::<T, C>::named(self.full_name(topic.name()));
                 let settings = &self.inner.settings;
-                let settings = settings.topics.get(topic.name()).unwrap_or(&settings.topic_defaults).clone();
+                let settings = match settings.topics.get(topic.name()) {
+                    Some(set) => set.clone(),
+                    None => change(&settings.topic_defaults),
+                };
                 match self.log().create_topic(full, settings).await {
                     // Somebody else was faster, with other settings.
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => self.topic(topic),

@@ -20,6 +20,7 @@ use crate::codec::{Codec, Raw, TopicDef};
 use crate::consumer::Rebalance;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::pattern::Subscription as Names;
+use crate::log::settings::{Durability, TopicSettings, ranges};
 use crate::replay::Start;
 use crate::segment::lock;
 use crate::task::unblock;
@@ -151,7 +152,7 @@ impl On {
 
     /// Where events go that have failed for good: with the original key, value and headers, and with headers that say why. The
     /// dead letter and the note that the event is done are one commit, so none is lost and none is there twice. Later events of the
-    /// key go on. The topic is made if there is none, must not be one that is subscribed to, and must not
+    /// key go on. The topic is made if there is none, with [room](crate::TopicSettings::reserve_bytes) for when the disk is full; it must not be one that is subscribed to, and must not
     /// [remember identities](crate::TopicSettings::dedup_count_max).
     pub fn dead_letter(mut self, topic: impl Into<String>) -> Self {
         self.dead_letter = Some(topic.into());
@@ -293,7 +294,7 @@ impl On {
                 quoted(&self.group)
             )));
         }
-        let topic = self.bus.topic_or_create(&TopicDef::<Bytes, Raw>::named(name)).await?;
+        let topic = self.bus.topic_or_create_with(&TopicDef::<Bytes, Raw>::named(name), of_dead_letters).await?;
         let settings = topic.settings();
         if settings.dedup_count_max > 0 || settings.compaction {
             return Err(Error::new(
@@ -308,3 +309,24 @@ impl On {
         Ok(Some(topic))
     }
 }
+
+/// The settings of a dead-letter topic that is made: it has room when the disk is full, and for the largest event with what is said of
+/// its failure.
+fn of_dead_letters(defaults: &TopicSettings) -> TopicSettings {
+    let record_bytes_max = defaults.record_bytes_max.saturating_add(FAILURE_BYTES_MAX).min(RECORD_BYTES_MOST);
+    let reserve_bytes = if defaults.durability == Durability::Sync { RESERVE_BYTES } else { 0 };
+    TopicSettings {
+        record_bytes_max,
+        reserve_bytes: reserve_bytes.max(defaults.reserve_bytes),
+        dedup_count_max: 0,
+        dedup_age_max: None,
+        compaction: false,
+        ..defaults.clone()
+    }
+}
+
+/// What a dead letter says of its failure: up to 16 errors of some 1 KiB, names and times.
+const FAILURE_BYTES_MAX: u32 = 32 << 10;
+const RECORD_BYTES_MOST: u32 = *ranges::RECORD_BYTES_MAX.end();
+/// As much as committed offsets have.
+const RESERVE_BYTES: u64 = 256 << 10;
