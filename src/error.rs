@@ -67,6 +67,14 @@ pub enum ErrorKind {
     Poisoned,
     /// The log has been closed.
     Closed,
+    /// What was asked for cannot be done here: a bus on Kafka has no index, for example.
+    Unsupported,
+    /// Another system, such as a Kafka broker, cannot be reached or does not answer in time. Try again.
+    Unavailable,
+    /// Another system does not let this program in, or not do this.
+    Denied,
+    /// What another system knows of this log is about another one, or about another state of it; going on would lose or double records.
+    Mismatch,
     /// A function of the application has failed or panicked, or could not be given its event; see [`Error::failed_record`].
     Failed,
 }

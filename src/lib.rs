@@ -18,7 +18,11 @@ mod group;
 mod handle;
 pub mod inspect;
 mod journal;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod log;
+#[cfg(feature = "kafka")]
+pub mod mirror;
 mod partition;
 mod partitioner;
 mod planted;

@@ -20,6 +20,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("record", &["error", "text"]),
     ("codec", &["error"]),
     ("event", &["error", "text", "record"]),
+    // Under the feature `kafka`: what is known of Kafka, and nothing of the log.
+    ("kafka", &["error"]),
     // L0 to L2.
     ("storage", &[]),
     ("format", &["planted"]),
@@ -137,6 +139,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "handle",
         ],
     ),
+    // Under the feature `kafka`: the mirror and the way back, on the public interface alone.
+    ("mirror", &["error", "record", "topic", "replay", "handle", "kafka"]),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
     // On top of all, under a feature of its own: what users test with.

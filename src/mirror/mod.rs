@@ -1,0 +1,3 @@
+//! Apache Kafka beside the log: forwarding topics to it, and bringing topics back.
+
+pub use crate::kafka::KafkaConfig;
