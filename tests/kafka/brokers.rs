@@ -115,7 +115,7 @@ async fn tls_and_sasl_let_in_whom_they_should() {
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let tls = trusting(broker.tls_bootstrap(), "ssl");
     assert_eq!(reaches(&tls), Ok(1));
-    assert!(reaches(tls.clone().set("ssl.ca.location", path(broker.other_ca()))).is_err());
+    assert_eq!(reaches(tls.clone().set("ssl.ca.location", path(broker.other_ca()))), Err(RDKafkaErrorCode::SSL));
     let mutual = trusting(broker.mutual_tls_bootstrap(), "ssl");
     assert!(reaches(&mutual).is_err());
     let mut with_certificate = mutual.clone();
@@ -136,7 +136,7 @@ async fn tls_and_sasl_let_in_whom_they_should() {
             let right = user(bootstrap, protocol, mechanism, "writer", &password("writer"));
             assert_eq!(reaches(&right), Ok(1), "{mechanism} {protocol}");
             let wrong = user(bootstrap, protocol, mechanism, "writer", "wrong");
-            assert!(reaches(&wrong).is_err(), "{mechanism} {protocol}");
+            assert_eq!(reaches(&wrong), Err(RDKafkaErrorCode::Authentication), "{mechanism} {protocol}");
         }
     }
     let mut token = trusting(broker.sasl_bootstrap(), "sasl_plaintext");

@@ -103,11 +103,23 @@ impl Broker {
     }
 }
 
-/// Whether a client of this configuration is let in.
-pub(crate) fn reaches(config: &ClientConfig) -> Result<usize, Option<RDKafkaErrorCode>> {
-    let client: BaseConsumer = config.create().map_err(|error| error.rdkafka_error_code())?;
-    let metadata = client.fetch_metadata(None, Duration::from_secs(5));
-    metadata.map(|metadata| metadata.brokers().len()).map_err(|error| error.rdkafka_error_code())
+/// How many brokers a client of this configuration gets to see; the error if it is not let in, or nobody answers.
+pub(crate) fn reaches(config: &ClientConfig) -> Result<usize, RDKafkaErrorCode> {
+    let client: BaseConsumer = config.create().map_err(|error| error.rdkafka_error_code().unwrap())?;
+    let mut last = None;
+    for _ in 0..10 {
+        match client.fetch_metadata(None, Duration::from_millis(500)) {
+            Ok(metadata) => return Ok(metadata.brokers().len()),
+            Err(error) => last = error.rdkafka_error_code(),
+        }
+        // Asking tells of a timeout only; why is told here.
+        let told = client.poll(Duration::ZERO).and_then(Result::err).and_then(|error| error.rdkafka_error_code());
+        if let Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL | RDKafkaErrorCode::AllBrokersDown) = told
+        {
+            return Err(told.unwrap());
+        }
+    }
+    Err(last.unwrap())
 }
 
 fn options() -> AdminOptions {
