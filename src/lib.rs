@@ -40,6 +40,7 @@ pub mod testing;
 mod text;
 mod topic;
 mod transaction;
+mod units;
 mod views;
 
 pub use bus::{

@@ -15,13 +15,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("error", &["expected"]),
     ("text", &[]),
     ("task", &["error"]),
+    ("units", &[]),
     ("planted", &[]),
     ("partitioner", &[]),
     ("record", &["error", "text"]),
     ("codec", &["error"]),
     ("event", &["error", "text", "record"]),
     // Under the feature `kafka`: what is known of Kafka, and nothing of the log.
-    ("kafka", &["error"]),
+    ("kafka", &["error", "text", "task", "units"]),
     // L0 to L2.
     ("storage", &[]),
     ("format", &["planted"]),
@@ -123,6 +124,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "text",
             "task",
+            "units",
             "codec",
             "partitioner",
             "record",

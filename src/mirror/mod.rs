@@ -1,3 +1,3 @@
 //! Apache Kafka beside the log: forwarding topics to it, and bringing topics back.
 
-pub use crate::kafka::KafkaConfig;
+pub use crate::kafka::{Acks, KafkaCompression, KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol, TokenError};

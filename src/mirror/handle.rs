@@ -1,0 +1,231 @@
+//! A mirror at work.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use chrono::DateTime;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use super::run::Runner;
+use super::settings::{Guarantee, MirrorBuilder};
+use super::shared::{Shared, lock};
+use super::status::{MirrorError, MirrorState, MirrorStatus};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handle::Log;
+
+/// The mirrors of this process that nothing but this keeps from running twice.
+static RUNNING: Mutex<BTreeSet<(Uuid, String)>> = Mutex::new(BTreeSet::new());
+
+/// Forwards topics of a log to a Kafka cluster, on a thread of its own: pull, never push, so that a slow or absent cluster slows no
+/// publisher. Whatever happens to either side, it goes on by itself from where the target says it had come to.
+///
+/// Only records that are on the disk are forwarded, those of a partition in their order, with key, value or tombstone, headers and
+/// time (Kafka's times have milliseconds), and four more headers that say [where they come from](super::Origin).
+///
+/// Dropped, it stops as with [`stop`](Self::stop), in the background.
+///
+/// # Example
+///
+/// ```no_run
+/// # async fn example() -> annals::Result<()> {
+/// use annals::Log;
+/// use annals::mirror::{KafkaConfig, Mirror, TargetTopics};
+///
+/// let log = Log::open("data").await?;
+/// let mirror = Mirror::builder(&log)
+///     .topics(["orders", "audit.*"])
+///     .to(KafkaConfig::new("broker-1:9092,broker-2:9092"))
+///     .prefix("shop.")
+///     .create_topics(TargetTopics::default().replication(3))
+///     .spawn()?;
+/// mirror.caught_up().await?;
+/// println!("{:?}", mirror.status());
+/// mirror.stop().await?;
+/// # Ok(()) }
+/// ```
+pub struct Mirror {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("state", &self.shared.state()).finish_non_exhaustive()
+    }
+}
+
+impl Mirror {
+    /// A mirror of topics of this log.
+    pub fn builder(log: &Log) -> MirrorBuilder {
+        MirrorBuilder::new(log.clone())
+    }
+
+    pub(super) fn spawn(settings: MirrorBuilder) -> Result<Self> {
+        settings.validate()?;
+        let alone = match settings.guarantee {
+            Guarantee::AtLeastOnce => Some(Alone::claim(&settings)?),
+            // The cluster sees to it, across processes as well.
+            Guarantee::ExactlyOnce => None,
+        };
+        let shared = Arc::new(Shared::new());
+        let runner = Runner::new(settings, Arc::clone(&shared))?;
+        let of_thread = Arc::clone(&shared);
+        let work = move || {
+            let _alone = alone;
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run()));
+            let failure = match ended {
+                Ok(ended) => ended.err(),
+                Err(_) => Some(Error::new(ErrorKind::Failed, "a function of the application has panicked in a mirror")),
+            };
+            of_thread.end(failure);
+        };
+        let thread = std::thread::Builder::new()
+            .name("annals-mirror".into())
+            .spawn(work)
+            .map_err(|error| Error::io("cannot start the thread of the mirror", error))?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// How it is doing. What it says of the partitions is at most about a second old.
+    pub fn status(&self) -> MirrorStatus {
+        let counters = &self.shared.counters;
+        let last_commit = counters.last_commit.load(Ordering::Relaxed);
+        MirrorStatus {
+            state: self.shared.state(),
+            partitions: self.shared.partitions(),
+            forwarded: counters.forwarded.load(Ordering::Relaxed),
+            forwarded_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
+            passed_over: counters.passed_over.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            committed: counters.committed.load(Ordering::Relaxed),
+            aborted: counters.aborted.load(Ordering::Relaxed),
+            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
+            last_error: self.shared.last_error(),
+        }
+    }
+
+    /// The errors that it meets from now on. Who does not read them in time misses the oldest of them.
+    pub fn errors(&self) -> broadcast::Receiver<MirrorError> {
+        self.shared.errors()
+    }
+
+    /// Commits what it has begun, and forwards nothing more until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.shared.pause(true);
+    }
+
+    /// Goes on after [`pause`](Self::pause), and tries partitions again that were paused for an error.
+    pub fn resume(&self) {
+        self.shared.pause(false);
+    }
+
+    /// Waits until all that was durable when this was called, in the partitions that are not paused, is in the target.
+    ///
+    /// # Errors
+    ///
+    /// The error that it has ended with; [`Closed`](ErrorKind::Closed) if it was stopped before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing has changed if the future is dropped.
+    pub async fn caught_up(&self) -> Result<()> {
+        let from = self.shared.counters.looks();
+        self.shared.until(|shared| is_caught_up(shared, from)).await
+    }
+
+    /// [`caught_up`](Self::caught_up) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`caught_up`](Self::caught_up).
+    pub fn blocking_caught_up(&self) -> Result<()> {
+        let from = self.shared.counters.looks();
+        self.shared.blocking_until(|shared| is_caught_up(shared, from))
+    }
+
+    /// Waits until it has ended: an error that does not pass, or [`stop`](Self::stop).
+    ///
+    /// # Errors
+    ///
+    /// The error that it has ended with.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing has changed if the future is dropped.
+    pub async fn ended(&self) -> Result<()> {
+        self.shared.until(Shared::ended).await
+    }
+
+    /// Commits what it has begun, which takes as long as the cluster lets it, and ends: at most about half a minute if there is no
+    /// cluster.
+    ///
+    /// # Errors
+    ///
+    /// The error that it had ended with before.
+    ///
+    /// # Cancel safety
+    ///
+    /// It stops all the same if the future is dropped.
+    pub async fn stop(self) -> Result<()> {
+        self.shared.stop();
+        self.ended().await
+    }
+
+    /// [`stop`](Self::stop) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop).
+    pub fn blocking_stop(self) -> Result<()> {
+        self.shared.stop();
+        let thread = lock(&self.thread).take();
+        // It catches its panics itself.
+        thread.map(JoinHandle::join);
+        self.shared.blocking_until(Shared::ended)
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+fn is_caught_up(shared: &Shared, from: u64) -> Option<Result<()>> {
+    if let Some(ended) = shared.ended() {
+        return Some(ended.and_then(|()| Err(Error::new(ErrorKind::Closed, "the mirror was stopped"))));
+    }
+    let looked = shared.counters.looks() >= from + 2;
+    let running = shared.state() == MirrorState::Running;
+    let caught_up = || {
+        let partitions = shared.partitions();
+        partitions.iter().all(|partition| partition.paused.is_some() || partition.lag_records == 0)
+    };
+    (looked && running && caught_up()).then_some(Ok(()))
+}
+
+/// Nobody else has a mirror of this name on this log in this process.
+struct Alone((Uuid, String));
+
+impl Alone {
+    fn claim(settings: &MirrorBuilder) -> Result<Self> {
+        let claim = (settings.log.id(), settings.name.clone());
+        if !lock(&RUNNING).insert(claim.clone()) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("mirror {} of this log is running already; stop it first, or give this one another name", settings.name),
+            ));
+        }
+        Ok(Self(claim))
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        lock(&RUNNING).remove(&self.0);
+    }
+}
