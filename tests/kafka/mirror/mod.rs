@@ -1,0 +1,6 @@
+//! The mirror against real brokers.
+
+mod compare;
+mod events;
+mod child;
+mod kill;
