@@ -141,8 +141,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "handle",
         ],
     ),
-    // Under the feature `kafka`: the mirror and the way back, on the public interface alone.
-    ("mirror", &["error", "record", "topic", "replay", "handle", "kafka"]),
+    // Under the feature `kafka`: the mirror and the way back, on the public interface alone, patterns and partitioner apart.
+    ("mirror", &["error", "codec", "partitioner", "record", "topic", "group", "replay", "consumer", "handle", "kafka"]),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
     // On top of all, under a feature of its own: what users test with.

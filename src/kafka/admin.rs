@@ -5,7 +5,7 @@ use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as NativeTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic as NativeTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataTopic};
@@ -119,23 +119,13 @@ impl Admin {
         if self.describe(&topic.name)?.is_some() {
             return Ok(false);
         }
-        if self.config.token().is_some() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{context}: the client library has no tokens (OAUTHBEARER) for that; make it before"),
-            ));
-        }
-        let admin: AdminClient<KafkaContext> = self
-            .config
-            .client()
-            .create_with_context(KafkaContext::new(&self.config))
-            .map_err(|error| from_kafka(context.as_str(), error))?;
+        let admin = self.native(&context)?;
         let replication = TopicReplication::Fixed(topic.replication.map_or(-1, i32::from));
         let mut native = NativeTopic::new(&topic.name, number(topic.partitions), replication);
         for (name, value) in &topic.config {
             native = native.set(name, value);
         }
-        let options = AdminOptions::new().request_timeout(Some(self.wait)).operation_timeout(Some(self.wait));
+        let options = self.options();
         let mut asked = pin!(admin.create_topics([&native], &options));
         let results = block(|cx| asked.as_mut().poll(cx)).map_err(|error| from_kafka(context.as_str(), error))?;
         match results.into_iter().next() {
@@ -144,21 +134,59 @@ impl Admin {
             Some(Err((_, code))) => return Err(from_kafka(context, KafkaError::AdminOp(code))),
             Some(Ok(_)) | None => {}
         }
+        self.await_leaders(&topic.name, topic.partitions)?;
+        Ok(true)
+    }
+
+    /// Gives a topic more partitions, so that it has `partitions` of them, and waits until all of them are led.
+    pub(crate) fn add_partitions(&self, topic: &str, partitions: u32) -> Result<()> {
+        let context = format!("cannot add partitions to topic {} in Kafka", quoted(topic));
+        let admin = self.native(&context)?;
+        let wanted = NewPartitions::new(topic, partitions as usize);
+        let options = self.options();
+        let mut asked = pin!(admin.create_partitions([&wanted], &options));
+        let results = block(|cx| asked.as_mut().poll(cx)).map_err(|error| from_kafka(context.as_str(), error))?;
+        if let Some(Err((_, code))) = results.into_iter().next() {
+            return Err(from_kafka(context, KafkaError::AdminOp(code)));
+        }
+        self.await_leaders(topic, partitions)
+    }
+
+    /// A client that may change something.
+    fn native(&self, context: &str) -> Result<AdminClient<KafkaContext>> {
+        if self.config.token().is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{context}: the client library has no tokens (OAUTHBEARER) for that; do it before"),
+            ));
+        }
+        self.config
+            .client()
+            .create_with_context(KafkaContext::new(&self.config))
+            .map_err(|error| from_kafka(context, error))
+    }
+
+    fn options(&self) -> AdminOptions {
+        AdminOptions::new().request_timeout(Some(self.wait)).operation_timeout(Some(self.wait))
+    }
+
+    /// Waits until a topic has so many partitions, and all of them are led.
+    fn await_leaders(&self, topic: &str, partitions: u32) -> Result<()> {
         let mut rounds = self.rounds();
         loop {
-            let found = self.describe(&topic.name)?;
+            let found = self.describe(topic)?;
             let is_led = |found: &TopicInfo| {
-                found.partitions.len() == topic.partitions as usize
+                found.partitions.len() == partitions as usize
                     && found.partitions.iter().all(|partition| partition.leader.is_some())
             };
             if found.as_ref().is_some_and(is_led) {
-                return Ok(true);
+                return Ok(());
             }
             rounds -= 1;
             if rounds == 0 {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
-                    format!("topic {} was made in Kafka, but not all of its partitions are led", quoted(&topic.name)),
+                    format!("topic {} is there in Kafka, but not all of its partitions are led", quoted(topic)),
                 ));
             }
             self.listen(PAUSE);

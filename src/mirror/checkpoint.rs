@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::from_kafka;
+use crate::kafka::{KafkaContext, from_kafka};
 use crate::record::Message;
 
 /// A partition of the log, by the name of its topic.
@@ -97,13 +97,14 @@ impl Checkpoint {
 /// shown to who reads committed records only. So where the topic ends is asked first, and only when all transactions up to there are
 /// over is it read.
 pub(super) fn read_all(
-    consumer: &BaseConsumer,
-    now: &BaseConsumer,
+    consumer: &BaseConsumer<KafkaContext>,
+    now: &BaseConsumer<KafkaContext>,
     topic: &str,
     mirror: &str,
     wait: impl Fn(Duration) -> Result<()>,
 ) -> Result<BTreeMap<Place, Checkpoint>> {
-    let failed = |error| from_kafka(format!("cannot read the checkpoints of mirror {mirror} from topic {topic}"), error);
+    let failed =
+        |error| from_kafka(format!("cannot read the checkpoints of mirror {mirror} from topic {topic}"), error);
     let (_, end) = now.fetch_watermarks(topic, 0, ANSWER_MAX).map_err(failed)?;
     let mut pause = Duration::from_millis(5);
     while consumer.fetch_watermarks(topic, 0, ANSWER_MAX).map_err(failed)?.1 < end {

@@ -27,7 +27,10 @@ impl Cluster {
     ) -> Result<BTreeMap<Place, Checkpoint>> {
         let consumer = |isolation: &str| -> Result<BaseConsumer<KafkaContext>> {
             let mut config = self.kafka.consumer();
-            config.set("group.id", "annals-mirror").set("enable.partition.eof", "true").set("isolation.level", isolation);
+            config
+                .set("group.id", "annals-mirror")
+                .set("enable.partition.eof", "true")
+                .set("isolation.level", isolation);
             config
                 .create_with_context(KafkaContext::new(&self.kafka))
                 .map_err(|error| from_kafka("the Kafka client cannot be made", error))

@@ -10,8 +10,8 @@ use rdkafka::message::OwnedHeaders;
 
 use super::checkpoint::{Checkpoint, Place};
 use super::forward::cannot_mark;
-use super::outgoing::Outgoing;
-use super::producer::Trouble;
+
+use super::producer::{Outgoing, Trouble};
 use super::run::{Runner, STOP_MAX, Sent, Session};
 use super::settings::{Guarantee, OnRefused};
 use super::shared::Counters;
@@ -107,7 +107,8 @@ impl Runner {
 
     /// Without transactions the place is kept in the log, as that of a group.
     fn commit_here(&self) -> Result<()> {
-        let places: Vec<_> = self.lanes.iter().filter(|lane| lane.has_changed()).map(|lane| (at(&lane.place), lane.next)).collect();
+        let places: Vec<_> =
+            self.lanes.iter().filter(|lane| lane.has_changed()).map(|lane| (at(&lane.place), lane.next)).collect();
         self.settings.log.blocking_set_group_offsets(&self.group(), &places)
     }
 
@@ -188,7 +189,8 @@ impl Runner {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let careful = lane.memory.careful_until > failed.iter().map(|(offset, _)| *offset).max().unwrap_or(0);
         let offsets: BTreeSet<u64> = failed.iter().map(|(offset, _)| *offset).collect();
-        let (Some((first, code)), Some(last)) = (failed.iter().min_by_key(|(offset, _)| *offset), offsets.last()) else {
+        let (Some((first, code)), Some(last)) = (failed.iter().min_by_key(|(offset, _)| *offset), offsets.last())
+        else {
             return;
         };
         let sentence = match offsets.len() {
@@ -198,7 +200,11 @@ impl Runner {
         let error = from_kafka(sentence, KafkaError::MessageProduction(*code));
         let is_about_record = matches!(
             code,
-            Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge | Code::InvalidTimestamp | Code::InvalidRecord
+            Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::MessageBatchTooLarge
+                | Code::InvalidTimestamp
+                | Code::InvalidRecord
         );
         if !is_about_record {
             return lane.pause(&self.shared, now, error);

@@ -98,7 +98,11 @@ impl Runner {
                 match &error {
                     Some(error) => lane.pause(&self.shared, self.now(), error.clone()),
                     None if self.preserves() && partition >= partitions => {
-                        lane.pause(&self.shared, self.now(), too_few(&description.name, &lane.target, partition + 1, partitions));
+                        lane.pause(
+                            &self.shared,
+                            self.now(),
+                            too_few(&description.name, &lane.target, partition + 1, partitions),
+                        );
                     }
                     None => {}
                 }

@@ -6,8 +6,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::lane::Next;
 use super::origin::Origin;
-use super::outgoing::{Outgoing, bytes_of, millis};
-use super::producer::Trouble;
+use super::outgoing::{bytes_of, millis};
+use super::producer::{Outgoing, Trouble};
 use super::run::{Runner, Sent, Session};
 use super::settings::{OnBreach, OnRefused, Partitions};
 use crate::error::{Error, ErrorKind, Result};
@@ -168,7 +168,7 @@ impl Runner {
             .header("dead-letter.topic", message.topic().to_owned())
             .header("dead-letter.partition", message.partition().to_string())
             .header("dead-letter.offset", message.offset().to_string())
-            .header("dead-letter.error", error.chain().join(": "));
+            .header("dead-letter.error", said(error));
         self.settings.log.raw_topic(topic)?.blocking_produce(record).map(drop)
     }
 
@@ -176,9 +176,9 @@ impl Runner {
     pub(super) fn take_gap(&mut self, session: &Session, index: usize, from: u64, to: u64) -> Result<usize, Trouble> {
         let now = self.now();
         let Some(lane) = self.lanes.get_mut(index) else { return Ok(0) };
-        let (topic, partition) = lane.place.clone();
+        let (topic, own) = lane.place.clone();
         let sentence = format!(
-            "retention has let offsets {from} to {} of topic {topic}, partition {partition} go before they were forwarded",
+            "retention has let offsets {from} to {} of topic {topic}, partition {own} go before they were forwarded",
             to - 1
         );
         let error = Error::new(ErrorKind::OffsetOutOfRange, sentence);
@@ -190,8 +190,8 @@ impl Runner {
         tracing::error!(%error, "a mirror leaves records out");
         let headers = lane.texts.gap(from, to);
         let (target, there) = (Arc::clone(&lane.target), lane.target_partitions);
-        let partition = if self.preserves() { partition } else { partition.checked_rem(there).unwrap_or(0) };
-        let key = format!("annals.gap/{topic}/{}", lane.place.1);
+        let partition = if self.preserves() { own } else { own.checked_rem(there).unwrap_or(0) };
+        let key = format!("annals.gap/{topic}/{own}");
         let outgoing = Outgoing {
             topic: &target,
             partition,
@@ -208,7 +208,13 @@ impl Runner {
     }
 
     /// Sends a mark. One that is refused is met again as a failure of all of the transaction.
-    fn send_mark(&mut self, session: &Session, index: usize, offset: u64, outgoing: Outgoing<'_>) -> Result<(), Trouble> {
+    fn send_mark(
+        &mut self,
+        session: &Session,
+        index: usize,
+        offset: u64,
+        outgoing: Outgoing<'_>,
+    ) -> Result<(), Trouble> {
         match self.send(session, index, offset, outgoing)? {
             Sent::Yes => Ok(()),
             Sent::Refused(code) => Err(cannot_mark(code)),
@@ -218,4 +224,15 @@ impl Runner {
 
 pub(super) fn cannot_mark(code: Code) -> Trouble {
     Trouble::Fatal(from_kafka("the target does not take the mirror's own records", KafkaError::MessageProduction(code)))
+}
+
+/// What an error says, and what is behind it.
+fn said(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }

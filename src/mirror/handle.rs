@@ -10,11 +10,13 @@ use chrono::DateTime;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use super::checkpoint::Place;
 use super::run::Runner;
 use super::settings::{Guarantee, MirrorBuilder};
 use super::shared::{Shared, lock};
-use super::status::{MirrorError, MirrorState, MirrorStatus};
+use super::status::{MirrorError, MirrorStatus};
 use crate::error::{Error, ErrorKind, Result};
+use crate::group::pattern::Subscription;
 use crate::handle::Log;
 
 /// The mirrors of this process that nothing but this keeps from running twice.
@@ -48,6 +50,8 @@ static RUNNING: Mutex<BTreeSet<(Uuid, String)>> = Mutex::new(BTreeSet::new());
 /// # Ok(()) }
 /// ```
 pub struct Mirror {
+    log: Log,
+    names: Subscription,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -72,7 +76,9 @@ impl Mirror {
             Guarantee::ExactlyOnce => None,
         };
         let shared = Arc::new(Shared::new());
+        let log = settings.log.clone();
         let runner = Runner::new(settings, Arc::clone(&shared))?;
+        let names = runner.names.clone();
         let of_thread = Arc::clone(&shared);
         let work = move || {
             let _alone = alone;
@@ -87,7 +93,7 @@ impl Mirror {
             .name("annals-mirror".into())
             .spawn(work)
             .map_err(|error| Error::io("cannot start the thread of the mirror", error))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { log, names, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// How it is doing. What it says of the partitions is at most about a second old.
@@ -123,6 +129,16 @@ impl Mirror {
         self.shared.pause(false);
     }
 
+    /// The partitions, and where they end on the disk.
+    fn goals(&self) -> Result<Vec<(Place, u64)>> {
+        let topics = self.log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name));
+        let ends = topics.flat_map(|topic| {
+            let ends = topic.partitions.iter().map(|there| ((topic.name.clone(), there.partition), there.durable_end));
+            ends.collect::<Vec<_>>()
+        });
+        Ok(ends.collect())
+    }
+
     /// Waits until all that was durable when this was called, in the partitions that are not paused, is in the target.
     ///
     /// # Errors
@@ -133,8 +149,8 @@ impl Mirror {
     ///
     /// Nothing has changed if the future is dropped.
     pub async fn caught_up(&self) -> Result<()> {
-        let from = self.shared.counters.looks();
-        self.shared.until(|shared| is_caught_up(shared, from)).await
+        let goals = self.goals()?;
+        self.shared.until(|shared| is_caught_up(shared, &goals)).await
     }
 
     /// [`caught_up`](Self::caught_up) for threads.
@@ -143,8 +159,8 @@ impl Mirror {
     ///
     /// As [`caught_up`](Self::caught_up).
     pub fn blocking_caught_up(&self) -> Result<()> {
-        let from = self.shared.counters.looks();
-        self.shared.blocking_until(|shared| is_caught_up(shared, from))
+        let goals = self.goals()?;
+        self.shared.blocking_until(|shared| is_caught_up(shared, &goals))
     }
 
     /// Waits until it has ended: an error that does not pass, or [`stop`](Self::stop).
@@ -195,17 +211,16 @@ impl Drop for Mirror {
     }
 }
 
-fn is_caught_up(shared: &Shared, from: u64) -> Option<Result<()>> {
+fn is_caught_up(shared: &Shared, goals: &[(Place, u64)]) -> Option<Result<()>> {
     if let Some(ended) = shared.ended() {
         return Some(ended.and_then(|()| Err(Error::new(ErrorKind::Closed, "the mirror was stopped"))));
     }
-    let looked = shared.counters.looks() >= from + 2;
-    let running = shared.state() == MirrorState::Running;
-    let caught_up = || {
-        let partitions = shared.partitions();
-        partitions.iter().all(|partition| partition.paused.is_some() || partition.lag_records == 0)
+    let partitions = shared.partitions();
+    let is_there = |(place, end): &(Place, u64)| {
+        let found = partitions.iter().find(|found| found.topic == place.0 && found.partition == place.1);
+        found.is_some_and(|found| found.paused.is_some() || found.next_offset >= *end)
     };
-    (looked && running && caught_up()).then_some(Ok(()))
+    goals.iter().all(is_there).then_some(Ok(()))
 }
 
 /// Nobody else has a mirror of this name on this log in this process.
@@ -217,7 +232,10 @@ impl Alone {
         if !lock(&RUNNING).insert(claim.clone()) {
             return Err(Error::new(
                 ErrorKind::Busy,
-                format!("mirror {} of this log is running already; stop it first, or give this one another name", settings.name),
+                format!(
+                    "mirror {} of this log is running already; stop it first, or give this one another name",
+                    settings.name
+                ),
             ));
         }
         Ok(Self(claim))

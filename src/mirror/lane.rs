@@ -103,6 +103,14 @@ impl Lane {
         }
     }
 
+    /// Begins where the log says that the mirror had come to.
+    pub(super) fn begin_here(&mut self, noted: Option<u64>) -> Result<()> {
+        let watermarks = self.topic.watermarks(self.place.1)?;
+        let at = noted.unwrap_or(watermarks.log_start).min(watermarks.high_watermark);
+        (self.committed, self.next) = (at, at);
+        Ok(())
+    }
+
     /// Begins where the target says that the mirror had come to, if that is a place in this log.
     pub(super) fn begin_at(&mut self, checkpoint: Option<&Checkpoint>, log: Uuid) -> Result<()> {
         let watermarks = self.topic.watermarks(self.place.1)?;
@@ -139,7 +147,8 @@ impl Lane {
             ));
         }
         if let Some(last) = checkpoint.last.filter(|last| last.offset() >= watermarks.log_start) {
-            let found = self.topic.replay_partition(partition, Start::Offset(last.offset())).blocking()?.next_message()?;
+            let found =
+                self.topic.replay_partition(partition, Start::Offset(last.offset())).blocking()?.next_message()?;
             // A compaction may have taken it away; what superseded it says nothing about it.
             if let Some(found) = found.filter(|found| found.offset() == last.offset())
                 && Print::of(&found) != last

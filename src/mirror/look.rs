@@ -41,7 +41,8 @@ fn show(lane: &mut Lane, now: i64) -> MirrorPartition {
         lag_bytes = (u128::from(there.size_bytes) * u128::from(lag_records) / u128::from(all)) as u64;
         if lag_records > 0 {
             let oldest = oldest(lane, lane.committed.max(there.log_start));
-            lag = oldest.map_or(Duration::ZERO, |oldest| Duration::from_micros(now.saturating_sub(oldest).max(0) as u64));
+            lag =
+                oldest.map_or(Duration::ZERO, |oldest| Duration::from_micros(now.saturating_sub(oldest).max(0) as u64));
         }
     }
     MirrorPartition {

@@ -1,6 +1,5 @@
 //! Where a forwarded record comes from, in its headers.
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::record::Headers;
@@ -60,9 +59,4 @@ impl Origin {
     pub(super) fn is_named(headers: &Headers) -> bool {
         headers.contains(ORIGIN_LOG)
     }
-}
-
-/// Whether the record is a mark of a mirror, and of which kind.
-pub(super) fn marker(headers: &Headers) -> Option<&Bytes> {
-    headers.get(MARKER)
 }

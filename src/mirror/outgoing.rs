@@ -71,7 +71,8 @@ impl OriginTexts {
 
 /// The bytes of a record's key, value and headers.
 pub(super) fn bytes_of(message: &Message) -> usize {
-    let headers = message.headers().iter().map(|header| header.name().len() + header.value().map_or(0, |value| value.len()));
+    let headers =
+        message.headers().iter().map(|header| header.name().len() + header.value().map_or(0, |value| value.len()));
     message.key().map_or(0, |key| key.len()) + message.value().map_or(0, |value| value.len()) + headers.sum::<usize>()
 }
 

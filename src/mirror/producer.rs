@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, OwnedHeaders};
@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, NoCustomPartitioner, Producer 
 use super::settings::{Guarantee, MirrorBuilder};
 use super::shared::lock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{Class, KafkaConfig, class, from_kafka};
+use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_kafka};
 
 /// How long a transaction may be open before the cluster aborts it.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
@@ -22,29 +22,25 @@ const SLICE: Duration = Duration::from_secs(5);
 const IN_FLIGHT_RECORDS_MAX: usize = 500_000;
 
 /// What the client library tells.
-#[derive(Debug, Default)]
 pub(super) struct Told {
+    kafka: KafkaContext,
     /// The records that were not delivered, by their numbers in the unit.
     failed: Mutex<Vec<(usize, Code)>>,
-    /// That the cluster does not let this client in.
-    denied: Mutex<Option<KafkaError>>,
 }
 
 impl ClientContext for Told {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::warn!(facility, "{message}");
-            }
-            _ => tracing::debug!(facility, "{message}"),
-        }
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = KafkaContext::ENABLE_REFRESH_OAUTH_TOKEN;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.kafka.log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "the Kafka client has met an error");
-        if matches!(error.rdkafka_error_code(), Some(Code::Authentication | Code::SSL)) {
-            *lock(&self.denied) = Some(error);
-        }
+        self.kafka.error(error, reason);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.kafka.generate_oauth_token(config)
     }
 }
 
@@ -118,10 +114,8 @@ impl Producer {
         is_stopping: impl Fn() -> bool,
     ) -> Result<Self, Trouble> {
         let transactional = settings.guarantee == Guarantee::ExactlyOnce;
-        let mut config = kafka.client();
+        let mut config = kafka.producer();
         config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
             .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.kbytes", (settings.in_flight_bytes_max / 1024).to_string())
             .set("queue.buffering.max.messages", IN_FLIGHT_RECORDS_MAX.to_string())
@@ -132,7 +126,7 @@ impl Producer {
                 .set("transaction.timeout.ms", TRANSACTION_MAX.as_millis().to_string());
         }
         let inner: BaseProducer<Told> = config
-            .create_with_context(Told::default())
+            .create_with_context(Told { kafka: KafkaContext::new(kafka), failed: Mutex::default() })
             .map_err(|error| Trouble::Fatal(from_kafka("the Kafka client cannot be made", error)))?;
         let producer = Self { inner, transactional };
         if transactional {
@@ -169,11 +163,11 @@ impl Producer {
         }
     }
 
-    /// Whether the cluster has said that it does not let this client in.
+    /// Whether the cluster has said that it does not let this client in, which no call is told.
     fn check_denied(&self) -> Result<(), Trouble> {
-        match lock(&self.inner.context().denied).take() {
-            Some(error) => Err(Trouble::Fatal(from_kafka("the cluster does not let the mirror in", error))),
-            None => Ok(()),
+        match self.inner.context().kafka.take_trouble("the cluster does not let the mirror in") {
+            Some((Class::Fatal, error)) => Err(Trouble::Fatal(error)),
+            _ => Ok(()),
         }
     }
 

@@ -226,8 +226,7 @@ impl Runner {
         for turn in 0..count {
             let index = (self.first + turn) % count;
             let mut sent = 0;
-            loop {
-                let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.memory.paused.is_none()) else { break };
+            while let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.memory.paused.is_none()) {
                 if self.unit.is_full(&self.settings) || session.producer.has_failed() {
                     self.first = index;
                     return Ok(true);
@@ -287,7 +286,13 @@ impl Runner {
         }
     }
 
-    pub(super) fn send(&mut self, session: &Session, index: usize, offset: u64, outgoing: Outgoing<'_>) -> Result<Sent, Trouble> {
+    pub(super) fn send(
+        &mut self,
+        session: &Session,
+        index: usize,
+        offset: u64,
+        outgoing: Outgoing<'_>,
+    ) -> Result<Sent, Trouble> {
         if !self.unit.begun {
             session.producer.begin_transaction()?;
             self.unit.begun = true;

@@ -102,7 +102,7 @@ pub struct TargetTopics {
     /// How many partitions; unless set, as many as the topic in the log has.
     pub partitions: Option<u32>,
     /// How many replicas of each; unless set, what the cluster's default is.
-    pub replication: Option<u32>,
+    pub replication: Option<u16>,
     /// Kafka's topic configuration, such as `retention.ms`.
     pub config: BTreeMap<String, String>,
 }
@@ -117,7 +117,7 @@ impl TargetTopics {
 
     /// Sets how many replicas each partition has.
     #[must_use]
-    pub fn replication(mut self, replicas: u32) -> Self {
+    pub fn replication(mut self, replicas: u16) -> Self {
         self.replication = Some(replicas);
         self
     }
@@ -346,7 +346,10 @@ impl MirrorBuilder {
             ));
         }
         if !COMMIT_INTERVAL.contains(&self.commit_interval) {
-            return Err(Error::invalid(format!("`commit_interval` is {:?}; 1 ms to 30 s are allowed", self.commit_interval)));
+            return Err(Error::invalid(format!(
+                "`commit_interval` is {:?}; 1 ms to 30 s are allowed",
+                self.commit_interval
+            )));
         }
         if !IN_FLIGHT_BYTES.contains(&self.in_flight_bytes_max) {
             return Err(Error::invalid(format!(
