@@ -41,7 +41,13 @@ impl Task {
             Guarantee::AtLeastOnce => "at-least",
         };
         let (run, seed) = (self.run.to_string(), self.seed.to_string());
-        let told = [("DIR", &*self.dir), ("BOOTSTRAP", &self.bootstrap), ("GUARANTEE", guarantee), ("RUN", &run), ("SEED", &seed)];
+        let told = [
+            ("DIR", &*self.dir),
+            ("BOOTSTRAP", &self.bootstrap),
+            ("GUARANTEE", guarantee),
+            ("RUN", &run),
+            ("SEED", &seed),
+        ];
         told.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned())).collect()
     }
 
@@ -54,7 +60,13 @@ impl Task {
             _ => Guarantee::AtLeastOnce,
         };
         let number = |name| told(name).unwrap().parse().unwrap();
-        Some(Self { dir, bootstrap: told("BOOTSTRAP").unwrap(), guarantee, run: number("RUN") as u32, seed: number("SEED") })
+        Some(Self {
+            dir,
+            bootstrap: told("BOOTSTRAP").unwrap(),
+            guarantee,
+            run: number("RUN") as u32,
+            seed: number("SEED"),
+        })
     }
 }
 

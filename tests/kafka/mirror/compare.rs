@@ -31,14 +31,18 @@ impl fmt::Debug for Forwarded {
         }
         let headers: Vec<_> = self.headers.iter().map(|(name, value)| (name, text(value))).collect();
         let (partition, offset, timestamp) = (self.partition, self.offset, self.timestamp);
-        write!(f, "partition {partition}, offset {offset}, time {timestamp}, key {key:?}, headers {headers:?}, value {value:?}")
+        write!(
+            f,
+            "partition {partition}, offset {offset}, time {timestamp}, key {key:?}, headers {headers:?}, value {value:?}"
+        )
     }
 }
 
 impl Forwarded {
     /// What should be made of a record whose partition is preserved.
     pub(crate) fn of_message(log: &Log, message: &Message) -> Self {
-        let own = message.headers().iter().map(|header| (header.name().to_owned(), header.value().map(|it| it.to_vec())));
+        let own =
+            message.headers().iter().map(|header| (header.name().to_owned(), header.value().map(|it| it.to_vec())));
         let origin = [
             (ORIGIN_LOG, log.id().to_string()),
             (ORIGIN_TOPIC, message.topic().to_owned()),
@@ -75,7 +79,7 @@ pub(crate) fn expected(log: &Log, topic: &str) -> Vec<Forwarded> {
     let topic = log.raw_topic(topic).unwrap();
     let mut expected = Vec::new();
     for partition in 0..topic.partitions() {
-        let mut replay = topic.replay_partition(partition, Start::Beginning).blocking().unwrap();
+        let mut replay = topic.replay_partition(partition, Start::Earliest).blocking().unwrap();
         while let Some(message) = replay.next_message().unwrap() {
             expected.push(Forwarded::of_message(log, &message));
         }
@@ -215,7 +219,10 @@ mod tests {
         let again = |from, back| Repeat { partition: 0, from, back };
         assert_eq!(at_least_once(&written(), &some(&[0, 1, 2, 1, 2, 3])), Ok(vec![again(11, 2)]));
         assert_eq!(at_least_once(&written(), &some(&[0, 0, 1, 2, 3, 3])), Ok(vec![again(10, 1), again(13, 1)]));
-        assert_eq!(at_least_once(&written(), &some(&[0, 1, 2, 0, 1, 0, 1, 2, 3])), Ok(vec![again(10, 3), again(10, 3)]));
+        assert_eq!(
+            at_least_once(&written(), &some(&[0, 1, 2, 0, 1, 0, 1, 2, 3])),
+            Ok(vec![again(10, 3), again(10, 3)])
+        );
         for wrong in [&[0, 1, 2][..], &[0, 2, 3], &[0, 1, 2, 3, 1, 2], &[0, 1, 0, 2, 3], &[1, 2, 3]] {
             assert!(at_least_once(&written(), &some(wrong)).is_err(), "{wrong:?}");
         }

@@ -29,10 +29,7 @@ fn kills_leave_each_record_in_the_target_exactly_once() {
 
 #[test]
 fn without_transactions_kills_lose_nothing_and_repeat_only_what_was_not_acknowledged() {
-    tell(
-        "without_transactions_kills_lose_nothing_and_repeat_only_what_was_not_acknowledged",
-        Guarantee::AtLeastOnce,
-    );
+    tell("without_transactions_kills_lose_nothing_and_repeat_only_what_was_not_acknowledged", Guarantee::AtLeastOnce);
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -53,13 +50,7 @@ fn tell(test: &str, guarantee: Guarantee) {
     let mut story = Story {
         test,
         broker,
-        task: Task {
-            dir: dir.path().to_str().unwrap().to_owned(),
-            bootstrap: String::new(),
-            guarantee,
-            run: 0,
-            seed,
-        },
+        task: Task { dir: dir.path().to_str().unwrap().to_owned(), bootstrap: String::new(), guarantee, run: 0, seed },
         chance: Chance::new(&[seed]),
         broker_kills: 0,
         places: BTreeSet::new(),
@@ -154,6 +145,8 @@ impl Story<'_> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let caught_up = runtime.block_on(async { tokio::time::timeout(2 * PATIENCE, mirror.caught_up()).await });
         caught_up.unwrap_or_else(|_| panic!("not within {:?}: {:?}", 2 * PATIENCE, mirror.status())).unwrap();
+        let paused: Vec<_> = mirror.status().partitions.into_iter().filter(|it| it.paused.is_some()).collect();
+        assert!(paused.is_empty(), "{paused:?}");
         mirror.blocking_stop().unwrap();
         let mut records = 0;
         let mut repeated = 0;
@@ -165,7 +158,8 @@ impl Story<'_> {
                     exactly_once(&expected, &dumped).unwrap_or_else(|why| panic!("topic {topic}: {why}"));
                 }
                 Guarantee::AtLeastOnce => {
-                    let repeats = at_least_once(&expected, &dumped).unwrap_or_else(|why| panic!("topic {topic}: {why}"));
+                    let repeats =
+                        at_least_once(&expected, &dumped).unwrap_or_else(|why| panic!("topic {topic}: {why}"));
                     let unexplained = repeats.iter().filter(|repeat| {
                         let place = (topic.to_owned(), repeat.partition, repeat.from);
                         repeat.from > 0 && !places.contains(&place)
@@ -230,7 +224,9 @@ impl Running {
         loop {
             let line = match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => line,
-                Err(error) => panic!("{wanted:?} did not come ({error}); the child has ended: {:?}", self.process.try_wait()),
+                Err(error) => {
+                    panic!("{wanted:?} did not come ({error}); the child has ended: {:?}", self.process.try_wait())
+                }
             };
             if self.read(&line) == Some(wanted) {
                 return self.latest(wanted);

@@ -1,6 +1,6 @@
 //! The mirror against real brokers.
 
+mod child;
 mod compare;
 mod events;
-mod child;
 mod kill;
