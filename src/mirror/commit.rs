@@ -52,7 +52,12 @@ impl Runner {
             }
             Guarantee::AtLeastOnce => self.commit_here()?,
         }
-        self.lanes.iter_mut().for_each(super::lane::Lane::is_committed);
+        for lane in self.lanes.iter_mut().filter(|lane| lane.has_changed()) {
+            lane.is_committed();
+            if let Some(hold) = self.holds.get(&(lane.topic_id, lane.place.1)) {
+                hold.advance(lane.committed);
+            }
+        }
         let counters = &self.shared.counters;
         Counters::add(&counters.forwarded, self.unit.records);
         Counters::add(&counters.forwarded_bytes, self.unit.bytes as u64);

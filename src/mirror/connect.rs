@@ -7,7 +7,7 @@ use super::cluster::Cluster;
 use super::lane::Lane;
 use super::producer::{Producer, Trouble};
 use super::run::{Runner, Session};
-use super::settings::Guarantee;
+use super::settings::{Guarantee, OnBreach};
 use super::status::MirrorState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::NewTopic;
@@ -70,6 +70,12 @@ impl Runner {
     /// be open.
     pub(super) fn find_lanes(&mut self, session: &mut Session, beginning: bool) -> Result<(), Trouble> {
         let log = self.settings.log.clone();
+        if beginning {
+            for lane in std::mem::take(&mut self.lanes) {
+                self.memories.insert(lane.place, lane.memory);
+            }
+        }
+        self.hold_all()?;
         let topics: Vec<_> = log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)).collect();
         self.lanes.retain(|lane| topics.iter().any(|topic| topic.id == lane.topic_id));
         for description in topics {
@@ -95,6 +101,9 @@ impl Runner {
                 let target = (Arc::clone(&target), partitions);
                 let mut lane = Lane::new(log.id(), place, topic.clone(), description.id, target, memory);
                 self.begin_lane(session, &mut lane)?;
+                if let Some(hold) = self.holds.get(&(lane.topic_id, partition)) {
+                    hold.advance(lane.committed);
+                }
                 match &error {
                     Some(error) => lane.pause(&self.shared, self.now(), error.clone()),
                     None if self.preserves() && partition >= partitions => {
@@ -110,6 +119,34 @@ impl Runner {
             }
         }
         self.lanes.sort_by(|a, b| a.place.cmp(&b.place));
+        Ok(())
+    }
+
+    /// Keeps retention from overtaking it, from where the log says that it has come to: the target need not be there for that.
+    pub(super) fn hold_all(&mut self) -> Result<()> {
+        let Some(hold) = self.settings.hold.filter(|_| !self.settings.log.is_read_only()) else { return Ok(()) };
+        // Where publishers are to be stopped at the cap, nothing is let go beyond it.
+        let (bytes, age) = match self.settings.on_breach {
+            OnBreach::Block => (None, None),
+            OnBreach::Stop | OnBreach::Skip => (hold.bytes_max, hold.age_max),
+        };
+        let topics: Vec<_> =
+            self.settings.log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)).collect();
+        let places = self.places_here()?;
+        let mut holds = std::mem::take(&mut self.holds);
+        for topic in &topics {
+            for there in &topic.partitions {
+                let place = (topic.name.clone(), there.partition);
+                let held = match holds.remove(&(topic.id, there.partition)) {
+                    Some(held) => held,
+                    None => {
+                        let from = places.get(&place).copied().unwrap_or(there.log_start);
+                        self.settings.log.hold_retention(&topic.name, there.partition, from, bytes, age)?
+                    }
+                };
+                self.holds.insert((topic.id, there.partition), held);
+            }
+        }
         Ok(())
     }
 

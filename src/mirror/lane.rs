@@ -239,6 +239,11 @@ impl Lane {
         self.next = next;
     }
 
+    /// Whether there is anything that is not in the target.
+    pub(super) fn is_behind(&self) -> bool {
+        self.topic.watermarks(self.place.1).is_ok_and(|there| there.high_watermark > self.committed)
+    }
+
     pub(super) fn has_changed(&self) -> bool {
         self.next != self.committed
     }

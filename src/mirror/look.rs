@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::lane::Lane;
 use super::run::Runner;
+use super::settings::OnBreach;
 use super::status::MirrorPartition;
 use crate::replay::Start;
 
@@ -28,7 +29,19 @@ impl Runner {
         self.looked_at = self.now();
         self.stale = false;
         let now = self.settings.log.now().timestamp_micros();
-        let partitions = self.lanes.iter_mut().map(|lane| show(lane, now)).collect();
+        let cap = self.settings.hold.and_then(|hold| hold.bytes_max);
+        let mut partitions = Vec::with_capacity(self.lanes.len());
+        for lane in &mut self.lanes {
+            let mut shown = show(lane, now);
+            if let Some((hold, cap)) = self.holds.get(&(lane.topic_id, lane.place.1)).zip(cap) {
+                let held = hold.held_bytes();
+                shown.headroom_bytes = Some(cap.saturating_sub(held));
+                if self.settings.on_breach == OnBreach::Block {
+                    hold.block_appends(held >= cap && lane.is_behind());
+                }
+            }
+            partitions.push(shown);
+        }
         self.shared.set_partitions(partitions);
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::checkpoint::{Checkpoint, Place};
 use super::cluster::Cluster;
 use super::lane::{Lane, Memory, Next};
@@ -19,6 +21,7 @@ use super::status::{ErrorClass, MirrorState};
 use super::unit::Unit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::pattern::Subscription;
+use crate::handle::RetentionHold;
 use crate::kafka::KafkaConfig;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -42,6 +45,8 @@ pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
     pub(super) names: Subscription,
     pub(super) lanes: Vec<Lane>,
+    /// What keeps retention from overtaking it, by the topic's identity and the partition.
+    pub(super) holds: BTreeMap<(Uuid, u32), RetentionHold>,
     /// What is kept of partitions from one connection to the next.
     pub(super) memories: BTreeMap<Place, Memory>,
     /// Where the turns begin.
@@ -78,6 +83,7 @@ impl Runner {
             shared,
             names,
             lanes: Vec::new(),
+            holds: BTreeMap::new(),
             memories: BTreeMap::new(),
             first: 0,
             epoch: 0,
@@ -96,14 +102,16 @@ impl Runner {
 
     pub(super) fn run(mut self) -> Result<()> {
         let mut backoff = BACKOFF_MIN;
+        self.hold_all()?;
         loop {
             let committed = self.shared.counters.committed.load(Ordering::Relaxed);
             let ended = self.session();
             if self.shared.counters.committed.load(Ordering::Relaxed) > committed {
                 backoff = BACKOFF_MIN;
             }
-            for lane in std::mem::take(&mut self.lanes) {
-                self.memories.insert(lane.place, lane.memory);
+            self.lanes.iter_mut().for_each(Lane::close_reader);
+            if matches!(ended, Err(Trouble::Passing(_))) {
+                self.look();
             }
             match ended {
                 Ok(()) | Err(Trouble::Stopped) => return Ok(()),
