@@ -84,8 +84,7 @@ fn records_come_in_all_shapes_and_each_is_another() {
     assert!(has(|record| record.headers.get_all("hop").count() == 4));
     assert!(has(|record| record.headers.iter().next().is_some_and(|header| header.name() == "first")));
     assert!(has(|record| record.timestamp.is_some_and(|time| time.timestamp_subsec_micros() % 1000 > 0)));
-    let past =
-        |record: &Record<Bytes>| record.timestamp.is_none_or(|time| (1..=SECONDS).contains(&time.timestamp()));
+    let past = |record: &Record<Bytes>| record.timestamp.is_none_or(|time| (1..=SECONDS).contains(&time.timestamp()));
     assert!(records.iter().all(past));
     let ids: std::collections::BTreeSet<_> = records.iter().map(|record| record.headers.get_str(ID)).collect();
     assert_eq!(ids.len(), records.len());

@@ -3,4 +3,7 @@
 mod child;
 mod compare;
 mod events;
+mod identity;
 mod kill;
+mod refused;
+mod world;
