@@ -43,6 +43,9 @@ impl Runner {
         }
         let failed = session.producer.take_failed();
         if !failed.is_empty() {
+            if let Some(broken) = session.producer.broken("the target has not taken what it was sent") {
+                return Err(broken);
+            }
             return Err(self.failed(&failed));
         }
         match self.settings.guarantee {
