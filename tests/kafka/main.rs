@@ -2,4 +2,5 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where it must, on the real clock")]
 
 mod brokers;
+mod mirror;
 mod support;
