@@ -72,6 +72,7 @@ impl Runner {
             session.producer.flush(|| shared.is_stopping())?;
         } else if self.unit.records.is_multiple_of(256) {
             session.producer.poll();
+            self.unit.look(&self.settings, self.now());
         }
         Ok(bytes)
     }

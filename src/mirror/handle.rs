@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use chrono::DateTime;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -75,7 +73,13 @@ impl Mirror {
             // The cluster sees to it, across processes as well.
             Guarantee::ExactlyOnce => None,
         };
-        let shared = Arc::new(Shared::new());
+        #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "nothing else is set"))]
+        let mut shared = Shared::new();
+        #[cfg(feature = "metrics")]
+        if settings.export_metrics {
+            shared.exports_as = Some(settings.name.clone());
+        }
+        let shared = Arc::new(shared);
         let log = settings.log.clone();
         let runner = Runner::new(settings, Arc::clone(&shared))?;
         let names = runner.names.clone();
@@ -98,20 +102,7 @@ impl Mirror {
 
     /// How it is doing. What it says of the partitions is at most about a second old.
     pub fn status(&self) -> MirrorStatus {
-        let counters = &self.shared.counters;
-        let last_commit = counters.last_commit.load(Ordering::Relaxed);
-        MirrorStatus {
-            state: self.shared.state(),
-            partitions: self.shared.partitions(),
-            forwarded: counters.forwarded.load(Ordering::Relaxed),
-            forwarded_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
-            passed_over: counters.passed_over.load(Ordering::Relaxed),
-            refused: counters.refused.load(Ordering::Relaxed),
-            committed: counters.committed.load(Ordering::Relaxed),
-            aborted: counters.aborted.load(Ordering::Relaxed),
-            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
-            last_error: self.shared.last_error(),
-        }
+        self.shared.status()
     }
 
     /// The errors that it meets from now on. Who does not read them in time misses the oldest of them.

@@ -43,6 +43,13 @@ impl Runner {
             partitions.push(shown);
         }
         self.shared.set_partitions(partitions);
+        #[cfg(feature = "metrics")]
+        if let Some(name) = &self.shared.exports_as {
+            let status = self.shared.status();
+            let since = status.last_commit.map_or(0, |last| now.saturating_sub(last.timestamp_micros()).max(0) as u64);
+            let fenced = self.shared.counters.fenced.load(std::sync::atomic::Ordering::Relaxed);
+            self.exporter.export(name, &status, Duration::from_micros(since), fenced);
+        }
     }
 }
 

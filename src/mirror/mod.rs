@@ -8,6 +8,8 @@ mod forward;
 mod handle;
 mod lane;
 mod look;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod origin;
 mod outgoing;
 mod producer;

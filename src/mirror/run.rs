@@ -60,6 +60,8 @@ pub(super) struct Runner {
     pub(super) cached_at: Duration,
     /// What is shown is not what is.
     pub(super) stale: bool,
+    #[cfg(feature = "metrics")]
+    pub(super) exporter: super::metrics::Exporter,
 }
 
 /// A connection: it lasts until the first error.
@@ -93,6 +95,8 @@ impl Runner {
             looked_at: Duration::ZERO,
             cached_at: Duration::ZERO,
             stale: true,
+            #[cfg(feature = "metrics")]
+            exporter: Default::default(),
         })
     }
 
@@ -127,6 +131,7 @@ impl Runner {
                         self.shared.counters.fenced.store(true, Ordering::Relaxed);
                     }
                     self.shared.met(ErrorClass::Fatal, None, error.clone());
+                    self.look();
                     return Err(error);
                 }
             }

@@ -154,6 +154,8 @@ pub struct MirrorBuilder {
     pub(super) commit_interval: Duration,
     pub(super) in_flight_bytes_max: usize,
     pub(super) retry_paused: Option<Duration>,
+    #[cfg(feature = "metrics")]
+    pub(super) export_metrics: bool,
 }
 
 impl fmt::Debug for MirrorBuilder {
@@ -194,6 +196,8 @@ impl MirrorBuilder {
             commit_interval: Duration::from_millis(100),
             in_flight_bytes_max: 32 * 1024 * 1024,
             retry_paused: Some(Duration::from_secs(60)),
+            #[cfg(feature = "metrics")]
+            export_metrics: false,
         }
     }
 
@@ -308,6 +312,14 @@ impl MirrorBuilder {
     /// set.
     pub fn retry_paused(mut self, after: Option<Duration>) -> Self {
         self.retry_paused = after;
+        self
+    }
+
+    /// Exports metrics to the recorder of the crate `metrics` that is installed when it is spawned: about once a second, and with each
+    /// transaction. `docs/OBSERVABILITY.md` lists the names.
+    #[cfg(feature = "metrics")]
+    pub fn export_metrics(mut self) -> Self {
+        self.export_metrics = true;
         self
     }
 

@@ -5,10 +5,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 use std::time::Duration;
 
+use chrono::DateTime;
 use event_listener::Event;
 use tokio::sync::broadcast;
 
-use super::status::{ErrorClass, MirrorError, MirrorPartition, MirrorState};
+use super::status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};
 use crate::error::Error;
 
 /// So many errors are kept for whoever listens.
@@ -29,6 +30,9 @@ pub(super) struct Shared {
     /// Told of each change of what is seen.
     changed: Event,
     errors: broadcast::Sender<MirrorError>,
+    /// The name under which metrics are exported, if they are.
+    #[cfg(feature = "metrics")]
+    pub(super) exports_as: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +83,8 @@ impl Shared {
             seen: Mutex::new(seen),
             changed: Event::new(),
             errors: broadcast::channel(ERRORS_KEPT).0,
+            #[cfg(feature = "metrics")]
+            exports_as: None,
         }
     }
 
@@ -140,8 +146,22 @@ impl Shared {
         lock(&self.seen).partitions.clone()
     }
 
-    pub(super) fn last_error(&self) -> Option<Error> {
-        lock(&self.seen).last_error.clone()
+    pub(super) fn status(&self) -> MirrorStatus {
+        let counters = &self.counters;
+        let last_commit = counters.last_commit.load(Ordering::Relaxed);
+        let seen = lock(&self.seen);
+        MirrorStatus {
+            state: seen.state,
+            partitions: seen.partitions.clone(),
+            forwarded: counters.forwarded.load(Ordering::Relaxed),
+            forwarded_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
+            passed_over: counters.passed_over.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            committed: counters.committed.load(Ordering::Relaxed),
+            aborted: counters.aborted.load(Ordering::Relaxed),
+            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
+            last_error: seen.last_error.clone(),
+        }
     }
 
     /// Whether it has ended, and why if with an error.
@@ -171,6 +191,10 @@ impl Shared {
             ErrorClass::Passing => tracing::warn!(?partition, %error, "a mirror has met an error that passes"),
             ErrorClass::Partition => tracing::error!(?partition, %error, "a mirror has paused a partition"),
             ErrorClass::Fatal => tracing::error!(%error, "a mirror has ended"),
+        }
+        #[cfg(feature = "metrics")]
+        if let Some(mirror) = &self.exports_as {
+            super::metrics::count_error(mirror, class);
         }
         lock(&self.seen).last_error = Some(error.clone());
         // Nobody has to listen.

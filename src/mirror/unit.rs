@@ -15,6 +15,8 @@ pub(super) struct Unit {
     pub(super) begun: bool,
     /// The lane and the offset of each record, by its number.
     sent: Vec<(u32, u64)>,
+    /// It was open for long enough when somebody last looked.
+    late: bool,
     pub(super) records: u64,
     pub(super) bytes: usize,
     pub(super) passed_over: u64,
@@ -45,7 +47,12 @@ impl Unit {
 
     /// Whether it has all that it may have.
     pub(super) fn is_full(&self, settings: &MirrorBuilder) -> bool {
-        self.bytes >= settings.in_flight_bytes_max || self.sent.len() >= RECORDS_MAX
+        self.late || self.bytes >= settings.in_flight_bytes_max || self.sent.len() >= RECORDS_MAX
+    }
+
+    /// Looks at the clock, which costs too much to be done for each record.
+    pub(super) fn look(&mut self, settings: &MirrorBuilder, now: Duration) {
+        self.late = self.due_at(settings).is_some_and(|due| now >= due);
     }
 
     pub(super) fn due_at(&self, settings: &MirrorBuilder) -> Option<Duration> {
