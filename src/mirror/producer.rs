@@ -219,6 +219,22 @@ impl Producer {
                     }
                     record = back;
                 }
+                // A record of this transaction was refused. Which one will be told in a moment, and matters more than this.
+                Some(Code::State) if self.transactional => {
+                    self.flush(&is_stopping)?;
+                    if !self.has_failed() {
+                        return Err(self.trouble("the Kafka client does not take a record", error));
+                    }
+                    return Ok(None);
+                }
+                // The client does not know the newest partitions. Another one asks for them.
+                Some(Code::UnknownPartition | Code::UnknownTopic) => {
+                    let context = format!(
+                        "the Kafka client does not know partition {} of topic {}",
+                        outgoing.partition, outgoing.topic
+                    );
+                    return Err(Trouble::Passing(from_kafka(context, error)));
+                }
                 Some(code) if class(code) == Class::Partition => return Ok(Some(code)),
                 _ => return Err(self.trouble("the Kafka client does not take a record", error)),
             }
