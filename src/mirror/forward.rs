@@ -34,8 +34,8 @@ impl Runner {
         }
         let Some(timestamp) = millis(&message) else {
             let error = Error::invalid(format!(
-                "the record at offset {offset} has the time {}, which Kafka has no number for: only times after 1970-01-01 00:00:00 are \
-                 allowed",
+                "the record at offset {offset} has the time {}, which Kafka has no number for: the first millisecond of 1970 and the one \
+                 before it stand for no time there",
                 message.timestamp()
             ));
             return self.refused(session, index, message, error);
