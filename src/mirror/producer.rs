@@ -179,6 +179,12 @@ impl Producer {
         Some(if class(code) == Class::Fatal { Trouble::Fatal(error) } else { Trouble::Passing(error) })
     }
 
+    /// Why the transaction cannot be committed, if records were not delivered without any of them being to blame. It is committed in no
+    /// case then: the library sees to that, and is asked for the reason like this only.
+    pub(super) fn refusal(&self) -> Option<KafkaError> {
+        if self.transactional { self.inner.commit_transaction(SLICE).err() } else { None }
+    }
+
     fn trouble(&self, context: &str, error: KafkaError) -> Trouble {
         self.broken(context).unwrap_or_else(|| Trouble::of(context, error))
     }
