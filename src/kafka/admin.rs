@@ -75,6 +75,12 @@ impl Admin {
         Ok(Self { config: config.clone(), client, wait: config.wait() })
     }
 
+    /// The same, but no question takes longer than this.
+    pub(crate) fn within(mut self, wait: Duration) -> Self {
+        self.wait = self.wait.min(wait);
+        self
+    }
+
     /// The identity that the cluster was formatted with.
     pub(crate) fn cluster_id(&self) -> Result<String> {
         self.asked("cannot ask Kafka who it is", || {
