@@ -148,6 +148,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "text",
             "task",
+            "units",
             "codec",
             "partitioner",
             "record",

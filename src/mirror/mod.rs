@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cluster;
 mod commit;
+mod config;
 mod connect;
 mod forward;
 mod handle;
@@ -21,6 +22,7 @@ mod status;
 mod unit;
 
 pub use crate::kafka::{Acks, KafkaCompression, KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol, TokenError};
+pub use config::MirrorConfig;
 pub use handle::Mirror;
 pub use origin::{GAP_FROM, GAP_TO, MARKER, ORIGIN_LOG, ORIGIN_OFFSET, ORIGIN_PARTITION, ORIGIN_TOPIC, Origin};
 pub use settings::{Guarantee, Hold, MirrorBuilder, OnBreach, OnRefused, Partitions, TargetTopics};

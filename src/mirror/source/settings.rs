@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::settings::{IN_FLIGHT_BYTES, check_name};
 use super::Source;
 use crate::error::{Error, Result};
 use crate::group::pattern::Subscription;
@@ -75,9 +76,6 @@ impl fmt::Debug for SourceBuilder {
             .finish_non_exhaustive()
     }
 }
-
-const NAME_BYTES_MAX: usize = 100;
-const IN_FLIGHT_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
 
 impl SourceBuilder {
     pub(super) fn new(log: Log) -> Self {
@@ -191,13 +189,7 @@ impl SourceBuilder {
 
     /// What was wrong with it, or what it is about: the cluster, and the topics.
     pub(super) fn validate(&self) -> Result<(KafkaConfig, Subscription)> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || !self.name.chars().all(allowed) {
-            return Err(Error::invalid(format!(
-                "the source's name is {}; 1 to {NAME_BYTES_MAX} ASCII letters, digits, '.', '_' and '-' are allowed",
-                crate::text::quoted(&self.name)
-            )));
-        }
+        check_name("source", &self.name)?;
         let Some(kafka) = self.kafka.clone() else {
             return Err(Error::invalid("the source has no cluster to read from; name one with `from`"));
         };
