@@ -3,4 +3,5 @@
 
 mod brokers;
 mod mirror;
+mod source;
 mod support;
