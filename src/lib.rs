@@ -40,6 +40,7 @@ pub mod testing;
 mod text;
 mod topic;
 mod transaction;
+mod units;
 mod views;
 
 pub use bus::{
@@ -52,7 +53,9 @@ pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, To
 pub use error::{Corruption, Error, ErrorKind, FailedRecord, Gap, OffsetRange, Result, Rewound};
 pub use expected::Expected;
 pub use find::{BlockingFind, Find};
-pub use handle::{GroupDescription, GroupPartition, Log, LogBuilder, MemberDescription, OffsetChange, Reset};
+pub use handle::{
+    GroupDescription, GroupPartition, Log, LogBuilder, MemberDescription, OffsetChange, Reset, RetentionHold,
+};
 pub use log::maintenance::Compacted;
 pub use log::report::RecoveryReport;
 pub use log::settings::{Compression, Durability, TopicSettings};

@@ -15,13 +15,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("error", &["expected"]),
     ("text", &[]),
     ("task", &["error"]),
+    ("units", &[]),
     ("planted", &[]),
     ("partitioner", &[]),
     ("record", &["error", "text"]),
     ("codec", &["error"]),
     ("event", &["error", "text", "record"]),
     // Under the feature `kafka`: what is known of Kafka, and nothing of the log.
-    ("kafka", &["error"]),
+    ("kafka", &["error", "text", "task", "units"]),
     // L0 to L2.
     ("storage", &[]),
     ("format", &["planted"]),
@@ -123,6 +124,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "text",
             "task",
+            "units",
             "codec",
             "partitioner",
             "record",
@@ -139,8 +141,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "handle",
         ],
     ),
-    // Under the feature `kafka`: the mirror and the way back, on the public interface alone.
-    ("mirror", &["error", "record", "topic", "replay", "handle", "kafka"]),
+    // Under the feature `kafka`: the mirror and the way back, on the public interface alone, patterns and partitioner apart.
+    ("mirror", &["error", "codec", "partitioner", "record", "topic", "group", "replay", "consumer", "handle", "kafka"]),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
     // On top of all, under a feature of its own: what users test with.

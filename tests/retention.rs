@@ -338,3 +338,54 @@ fn a_partition_of_many_segments_is_recovered_with_few_files() {
         .unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
 }
+
+#[test]
+fn a_hold_keeps_what_somebody_needs_until_its_cap_is_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let topic = create(&log, small().retention_bytes_max(2 * SEGMENT));
+    let hold = log.hold_retention("t", 0, 20, Some(10 * SEGMENT), None).unwrap();
+    fill(&topic, 0..100, Utc::now());
+    // Of what nobody needs whole segments go, and nothing else.
+    eventually("what is not needed goes", || log_start(&topic) > 0);
+    fill(&topic, 100..110, Utc::now());
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(log_start(&topic) <= 20, "{}", log_start(&topic));
+    assert!(!hold.is_broken() && hold.headroom_bytes().unwrap() < 10 * SEGMENT);
+    hold.advance(60);
+    fill(&topic, 110..130, Utc::now());
+    eventually("what is not needed any more goes", || log_start(&topic) > 20);
+    assert!(log_start(&topic) <= 60);
+    // Beyond the cap it is broken, and said to be.
+    fill(&topic, 130..400, Utc::now());
+    eventually("the cap holds", || log_start(&topic) > 60);
+    assert!(hold.is_broken());
+    drop(hold);
+    assert_eq!(read(&topic, Start::Earliest).1, []);
+}
+
+#[test]
+fn a_hold_may_have_appends_refused_and_nothing_of_them_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let topic = create(&log, small());
+    let synced: Topic = log.blocking_create_topic(TopicDef::new("synced"), TopicSettings::default()).unwrap();
+    let holds = [log.hold_retention("t", 0, 0, None, None), log.hold_retention("synced", 0, 0, None, None)];
+    let [relaxed_hold, synced_hold] = holds.map(Result::unwrap);
+    relaxed_hold.block_appends(true);
+    synced_hold.block_appends(true);
+    synced_hold.block_appends(true);
+    for topic in [&topic, &synced] {
+        let error = topic.blocking_produce(record(0, Utc::now())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        let error = topic.blocking_produce_batch([record(0, Utc::now())]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert_eq!(topic.watermarks(0).unwrap().high_watermark, 0);
+    }
+    relaxed_hold.block_appends(false);
+    drop(synced_hold);
+    fill(&topic, 0..3, Utc::now());
+    fill(&synced, 0..3, Utc::now());
+    let nobody = log.hold_retention("t", 1, 0, None, None).unwrap_err();
+    assert_eq!(nobody.kind(), ErrorKind::NotFound);
+}

@@ -239,6 +239,50 @@ impl Log {
         reset(&self.inner.engine, name, &owned(topics), to)
     }
 
+    /// Sets where a group goes on in single partitions: for programs that read in a way of their own and keep their place here, where
+    /// it is seen. A group that does not exist yet is made. Nobody must be in the group.
+    ///
+    /// # Errors
+    ///
+    /// As [`reset_group`](Self::reset_group).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the offsets are set all the same.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> annals::Result<()> {
+    /// use annals::{Log, Record, TopicPartition, TopicSettings};
+    ///
+    /// # let log = Log::in_memory()?;
+    /// # let orders = log.create_raw_topic("orders", TopicSettings::default()).await?;
+    /// # orders.produce(Record::new("a".into())).await?;
+    /// let place = TopicPartition { topic: "orders".to_owned(), partition: 0 };
+    /// log.set_group_offsets("export", [(place, 1)]).await?;
+    /// assert_eq!(log.describe_group("export").await?.lag_records(), 0);
+    /// # Ok(()) }
+    /// ```
+    pub async fn set_group_offsets(
+        &self,
+        name: &str,
+        offsets: impl IntoIterator<Item = (TopicPartition, u64)>,
+    ) -> Result<()> {
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        let offsets: Vec<_> = offsets.into_iter().collect();
+        unblock(move || set(&inner.engine, &name, &offsets)).await
+    }
+
+    /// [`set_group_offsets`](Self::set_group_offsets) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`reset_group`](Self::reset_group).
+    pub fn blocking_set_group_offsets(&self, name: &str, offsets: &[(TopicPartition, u64)]) -> Result<()> {
+        set(&self.inner.engine, name, offsets)
+    }
+
     /// Forgets what a group has committed, and so the group. Nobody must be in it.
     ///
     /// # Errors
@@ -345,6 +389,19 @@ fn reset(engine: &Engine, name: &str, topics: &[String], to: Reset) -> Result<Ve
     let offsets: Vec<_> = planned.iter().map(|(whose, change)| (*whose, Some(change.after))).collect();
     Groups::of(engine)?.set(engine, name, &offsets)?;
     Ok(planned.into_iter().map(|(_, change)| change).collect())
+}
+
+fn set(engine: &Engine, name: &str, offsets: &[(TopicPartition, u64)]) -> Result<()> {
+    check_writable(engine)?;
+    validate_group_name(name)?;
+    let mut found = Vec::with_capacity(offsets.len());
+    for (place, offset) in offsets {
+        refuse_reserved(&place.topic)?;
+        let partition = engine.topic(&place.topic)?.partition(place.partition)?;
+        resolve(&partition, Start::Offset(*offset))?;
+        found.push((partition.key(), Some(*offset)));
+    }
+    Groups::of(engine)?.set(engine, name, &found)
 }
 
 fn delete(engine: &Engine, name: &str) -> Result<()> {

@@ -341,6 +341,17 @@ impl Log {
         datetime_from_micros(self.inner.engine.created_at())
     }
 
+    /// The time by the log's clock: that of the machine, unless a test has given it another.
+    pub fn now(&self) -> DateTime<Utc> {
+        datetime_from_micros(self.inner.engine.env.clock.now_micros())
+    }
+
+    /// The time since some moment, by the clock that waiting goes by.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.inner.engine.env.clock.monotonic()
+    }
+
     /// The directory of the log.
     pub fn path(&self) -> &Path {
         &self.inner.engine.root

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod builder;
 mod finding;
 pub(crate) mod groups;
+pub(crate) mod hold;
 pub(crate) mod log;
 mod reading;
 mod sourcing;
@@ -13,4 +14,5 @@ mod tests;
 
 pub use builder::LogBuilder;
 pub use groups::{GroupDescription, GroupPartition, MemberDescription, OffsetChange, Reset};
+pub use hold::RetentionHold;
 pub use log::Log;

@@ -224,6 +224,7 @@ impl Committer {
         leader: Leader,
         fill: impl FnOnce(&mut FrameBuilder),
     ) -> Result<Ticket, Refused> {
+        partition.check_blocked().map_err(Refused::Failed)?;
         let mut queue = self.admit(len)?;
         if partition.bars(pass) {
             return Err(Refused::Guarded);
@@ -264,6 +265,9 @@ impl Committer {
         for (partition, builder) in &mut frames {
             // On the caller's thread, and before the queue is locked.
             builder.compress(partition.config.live.compression());
+        }
+        if let Some(error) = frames.iter().find_map(|(partition, _)| partition.check_blocked().err()) {
+            return Err((Refused::Failed(error), frames));
         }
         let len = frames.iter().map(|(_, builder)| framed(builder)).sum();
         let mut queue = match self.admit(len) {

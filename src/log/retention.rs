@@ -130,8 +130,8 @@ impl Engine {
 
 fn retention(settings: &TopicSettings, now: i64) -> Option<Retention> {
     let oldest = settings.retention_age_max.map(|age| now.saturating_sub(micros(age)));
-    let retention = Retention { bytes_max: settings.retention_bytes_max, oldest };
-    (retention != Retention::default()).then_some(retention)
+    let bytes_max = settings.retention_bytes_max;
+    (bytes_max.is_some() || oldest.is_some()).then_some(Retention { bytes_max, oldest, now })
 }
 
 fn micros(age: Duration) -> i64 {

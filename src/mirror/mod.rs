@@ -1,3 +1,26 @@
-//! Apache Kafka beside the log: forwarding topics to it, and bringing topics back.
+//! Apache Kafka beside the log: [`Mirror`] forwards topics to it.
 
-pub use crate::kafka::KafkaConfig;
+mod checkpoint;
+mod cluster;
+mod commit;
+mod connect;
+mod forward;
+mod handle;
+mod lane;
+mod look;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod origin;
+mod outgoing;
+mod producer;
+mod run;
+mod settings;
+mod shared;
+mod status;
+mod unit;
+
+pub use crate::kafka::{Acks, KafkaCompression, KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol, TokenError};
+pub use handle::Mirror;
+pub use origin::{GAP_FROM, GAP_TO, MARKER, ORIGIN_LOG, ORIGIN_OFFSET, ORIGIN_PARTITION, ORIGIN_TOPIC, Origin};
+pub use settings::{Guarantee, Hold, MirrorBuilder, OnBreach, OnRefused, Partitions, TargetTopics};
+pub use status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};

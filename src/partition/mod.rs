@@ -23,6 +23,7 @@ pub(crate) mod compact;
 pub(crate) mod cursor;
 mod deferred;
 pub(crate) mod follow;
+pub(crate) mod hold;
 pub(crate) mod live;
 pub(crate) mod recover;
 pub(crate) mod retain;
@@ -116,6 +117,7 @@ pub(crate) struct Partition {
     guard: OnceLock<Arc<dyn Any + Send + Sync>>,
     failure: OnceLock<Error>,
     closed: OnceLock<Error>,
+    holds: hold::Holds,
     /// The log was opened read-only: why no record is taken.
     refused: OnceLock<Error>,
     /// The committer's place for this partition's pending frame; only the committer reads or writes it, under its lock.
@@ -168,6 +170,7 @@ impl Partition {
             guard: OnceLock::new(),
             failure: OnceLock::new(),
             closed: OnceLock::new(),
+            holds: hold::Holds::default(),
             refused: OnceLock::new(),
             queue_slot: AtomicUsize::new(usize::MAX),
         }

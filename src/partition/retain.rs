@@ -12,12 +12,14 @@ use crate::error::Result;
 use crate::segment::{Segment, lock};
 
 /// What a partition keeps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Retention {
     /// So many bytes, at the least.
     pub(crate) bytes_max: Option<u64>,
     /// What is of this time or later.
     pub(crate) oldest: Option<i64>,
+    /// What time it is.
+    pub(crate) now: i64,
 }
 
 impl Partition {
@@ -38,6 +40,12 @@ impl Partition {
             }
             bytes = left;
             start = start.max(next.base_offset);
+        }
+        if start > self.log_start() {
+            let held = self.held_from(&segments, start, retention.now);
+            // Whole segments only: the rest of one takes no less room.
+            let whole = segments.iter().map(|segment| segment.base_offset).filter(|base| *base <= held).max();
+            start = start.min(whole.unwrap_or(0)).max(self.log_start());
         }
         Ok(start)
     }

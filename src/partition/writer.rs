@@ -258,6 +258,7 @@ impl WriterGuard<'_> {
     /// Writes a frame and makes it visible without a sync.
     fn append_visible(&mut self, builder: &mut FrameBuilder, next_commit: &AtomicU64) -> Result<FrameHeader> {
         self.partition.check_open()?;
+        self.partition.check_blocked()?;
         self.prepare(builder.len())?;
         self.partition.make_relaxed_room(&mut self.writer, builder.len());
         // Announced before the number is taken: see `Engine::horizon_below`.

@@ -17,7 +17,6 @@ mod schema;
 mod sections;
 #[cfg(test)]
 mod tests;
-mod units;
 
 use sections::Sections;
 

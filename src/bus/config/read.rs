@@ -7,12 +7,12 @@ use std::time::Duration;
 use chrono::DateTime;
 use toml::{Table, Value};
 
-use super::schema::{Keys, Kind, Node, nearest};
-use super::units::{parse_size, parse_time, shown_size, shown_time, time_text};
+use super::schema::{Keys, Kind, Node};
 use crate::error::{Error, Result};
 use crate::log::settings::{Compression, Durability};
 use crate::replay::Start;
-use crate::text::quoted;
+use crate::text::{nearest, quoted};
+use crate::units::{parse_size, parse_time, shown_size, shown_time, time_text};
 
 /// A key below another, as TOML writes it.
 fn below(path: &str, key: &str) -> String {

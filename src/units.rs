@@ -34,7 +34,7 @@ fn number(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Whole numbers with units, one after the other.
-pub(super) fn parse_time(text: &str) -> Option<Duration> {
+pub(crate) fn parse_time(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut sum = Duration::ZERO;
     loop {
@@ -54,7 +54,7 @@ pub(super) fn parse_time(text: &str) -> Option<Duration> {
 }
 
 /// In the coarsest unit that the topics' own files know and that says it exactly.
-pub(super) fn time_text(time: Duration) -> String {
+pub(crate) fn time_text(time: Duration) -> String {
     match time.as_nanos() {
         nanos if nanos % 1_000_000_000 == 0 => format!("{}s", nanos / 1_000_000_000),
         nanos if nanos % 1_000_000 == 0 => format!("{}ms", nanos / 1_000_000),
@@ -64,7 +64,7 @@ pub(super) fn time_text(time: Duration) -> String {
 }
 
 /// As a person would say it, for messages.
-pub(super) fn shown_time(time: Duration) -> String {
+pub(crate) fn shown_time(time: Duration) -> String {
     let nanos = time.as_nanos();
     let fits = |(_, unit): &&(&str, u64)| nanos > 0 && nanos.is_multiple_of(u128::from(*unit));
     match TIMES.iter().rev().skip(1).find(fits) {
@@ -73,14 +73,14 @@ pub(super) fn shown_time(time: Duration) -> String {
     }
 }
 
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let (count, unit) = number(text.trim())?;
     let (_, factor) = SIZES.iter().find(|(name, _)| *name == unit.trim())?;
     count.checked_mul(*factor)
 }
 
 /// As a person would say it, for messages.
-pub(super) fn shown_size(bytes: u64) -> String {
+pub(crate) fn shown_size(bytes: u64) -> String {
     let fits = |(_, factor): &&(&str, u64)| bytes > 0 && bytes.is_multiple_of(*factor);
     match SIZES[6..].iter().rev().find(fits) {
         Some((name, factor)) => format!("{}{name}", bytes / factor),

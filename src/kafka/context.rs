@@ -1,0 +1,109 @@
+//! What the client library calls back: for tokens, with its log, with errors.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken as NativeToken;
+use rdkafka::config::RDKafkaLogLevel as Level;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::statistics::Statistics;
+
+use super::config::{KafkaConfig, Secret};
+use super::error::{Class, class, from_code};
+use crate::error::Error;
+
+/// What a function for tokens fails with.
+pub type TokenError = Box<dyn std::error::Error + Send + Sync>;
+
+pub(super) type TokenProvider = Arc<dyn Fn() -> Result<OAuthToken, TokenError> + Send + Sync>;
+
+/// A token for OAUTHBEARER. It is never shown.
+#[derive(Debug, Clone)]
+pub struct OAuthToken {
+    token: Secret,
+    principal: String,
+    ends: DateTime<Utc>,
+}
+
+impl OAuthToken {
+    /// A token, whose it is, and when it ends.
+    pub fn new(token: impl Into<String>, principal: impl Into<String>, ends: DateTime<Utc>) -> Self {
+        Self { token: Secret::new(token.into()), principal: principal.into(), ends }
+    }
+}
+
+/// The context of every client: gives tokens, forwards the library's log to `tracing`, and keeps what went wrong in the background, which
+/// no call is told.
+pub(crate) struct KafkaContext {
+    token: Option<TokenProvider>,
+    trouble: Mutex<Option<(Code, String)>>,
+}
+
+impl fmt::Debug for KafkaContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaContext").field("trouble", &self.trouble).finish_non_exhaustive()
+    }
+}
+
+impl KafkaContext {
+    pub(crate) fn new(config: &KafkaConfig) -> Self {
+        Self { token: config.token().cloned(), trouble: Mutex::new(None) }
+    }
+
+    /// The last trouble in the background since it was last asked for, a broker that cannot be reached or that refuses this client; what
+    /// passes is told apart by its [class](super::class). The client goes on trying in either case.
+    pub(crate) fn take_trouble(&self, context: impl Into<String>) -> Option<(Class, Error)> {
+        let (code, reason) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some((class(code), from_code(context, code, reason)))
+    }
+}
+
+impl ClientContext for KafkaContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: Level, facility: &str, line: &str) {
+        match level {
+            Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
+                tracing::error!(target: "annals::kafka", facility, "{line}");
+            }
+            Level::Warning => tracing::warn!(target: "annals::kafka", facility, "{line}"),
+            Level::Notice | Level::Info => tracing::info!(target: "annals::kafka", facility, "{line}"),
+            Level::Debug => tracing::debug!(target: "annals::kafka", facility, "{line}"),
+        }
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = super::error::code(&error).unwrap_or(Code::Fail);
+        // That a partition has come to its end is no trouble.
+        if code == Code::PartitionEOF {
+            return;
+        }
+        tracing::warn!(target: "annals::kafka", %code, "{reason}");
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        // What does not pass is not hidden by what does: after a refusal the brokers are also said to be down.
+        let hides = trouble.as_ref().is_some_and(|(known, _)| class(*known) == Class::Fatal);
+        if !hides || class(code) == Class::Fatal {
+            *trouble = Some((code, reason.to_owned()));
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<NativeToken, Box<dyn std::error::Error>> {
+        let provider = self.token.as_ref().ok_or("there is no function for tokens")?;
+        // The library cannot take text with a NUL in it.
+        let given = provider().map_err(|error| error.to_string().replace('\0', "\u{fffd}"))?;
+        Ok(NativeToken {
+            token: given.token.reveal().to_owned(),
+            principal_name: given.principal,
+            lifetime_ms: given.ends.timestamp_millis(),
+        })
+    }
+}
+
+impl ConsumerContext for KafkaContext {}

@@ -1,0 +1,141 @@
+//! How far a mirror has come, as it stands in the target.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka::{KafkaContext, from_kafka};
+use crate::record::Message;
+
+/// A partition of the log, by the name of its topic.
+pub(super) type Place = (String, u32);
+
+/// The version that is written. Another one is refused.
+const VERSION: u32 = 1;
+/// How long reading the checkpoints may take without anything coming.
+const QUIET_MAX: Duration = Duration::from_secs(30);
+/// How long a broker may take for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// How far a mirror has come in one partition. It is written in the transaction that has the records before `next_offset`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    version: u32,
+    /// The identity of the log.
+    pub(super) log: Uuid,
+    /// The identity of the topic: one that is deleted and made again has another.
+    pub(super) topic_id: Uuid,
+    /// The first offset that is not in the target.
+    pub(super) next_offset: u64,
+    /// How often the mirror has begun.
+    pub(super) epoch: u64,
+    /// What the record before `next_offset` was.
+    pub(super) last: Option<Print>,
+}
+
+/// What tells a record from another one at the same offset: the log was copied back and has gone another way since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Print {
+    offset: u64,
+    commit: u64,
+    check: u32,
+}
+
+impl Print {
+    pub(super) fn of(message: &Message) -> Self {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&message.timestamp_micros.to_le_bytes());
+        for part in [message.key(), message.value()] {
+            hasher.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+            hasher.update(part.map_or(&[], |part| part));
+        }
+        Self { offset: message.offset(), commit: message.commit(), check: hasher.finalize() }
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+impl Checkpoint {
+    pub(super) fn new(log: Uuid, topic_id: Uuid, next_offset: u64, epoch: u64, last: Option<Print>) -> Self {
+        Self { version: VERSION, log, topic_id, next_offset, epoch, last }
+    }
+
+    /// The key of the record. The log is not in it: a mirror of the same name on another log has to be noticed.
+    pub(super) fn key(mirror: &str, place: &Place) -> String {
+        format!("{mirror}/{}/{}", place.0, place.1)
+    }
+
+    pub(super) fn value(&self) -> Vec<u8> {
+        // Numbers and texts can always be written.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn read(key: &str, value: &[u8]) -> Result<Self> {
+        let wrong = |what: String| {
+            Error::new(ErrorKind::Mismatch, format!("the checkpoint {key:?} in the target cannot be used: {what}"))
+        };
+        let found: Self = serde_json::from_slice(value).map_err(|error| wrong(error.to_string()))?;
+        match found.version {
+            VERSION => Ok(found),
+            other => Err(wrong(format!("it has version {other}, and this program knows version {VERSION}"))),
+        }
+    }
+}
+
+/// Reads the checkpoints of a mirror, all that are committed. The producer that will write more of them has been initialised, so
+/// nobody else commits any. `now` reads what is not committed, too.
+///
+/// Other mirrors may be in the middle of transactions on the same topic, and what is behind the beginning of the first of these is not
+/// shown to who reads committed records only. So where the topic ends is asked first, and only when all transactions up to there are
+/// over is it read.
+pub(super) fn read_all(
+    consumer: &BaseConsumer<KafkaContext>,
+    now: &BaseConsumer<KafkaContext>,
+    topic: &str,
+    mirror: &str,
+    wait: impl Fn(Duration) -> Result<()>,
+) -> Result<BTreeMap<Place, Checkpoint>> {
+    let failed =
+        |error| from_kafka(format!("cannot read the checkpoints of mirror {mirror} from topic {topic}"), error);
+    let (_, end) = now.fetch_watermarks(topic, 0, ANSWER_MAX).map_err(failed)?;
+    let mut pause = Duration::from_millis(5);
+    while consumer.fetch_watermarks(topic, 0, ANSWER_MAX).map_err(failed)?.1 < end {
+        wait(pause)?;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
+    consumer.assign(&from).map_err(failed)?;
+    let prefix = format!("{mirror}/");
+    let mut found = BTreeMap::new();
+    loop {
+        let message = match consumer.poll(QUIET_MAX) {
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("nothing came of topic {topic} for {QUIET_MAX:?}, and not its end either"),
+                ));
+            }
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => break,
+            Some(message) => message.map_err(failed)?,
+        };
+        let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else { continue };
+        let Some((name, number)) = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/')) else { continue };
+        let Ok(number) = number.parse() else { continue };
+        let place = (name.to_owned(), number);
+        match message.payload() {
+            Some(value) => found.insert(place, Checkpoint::read(key, value)?),
+            None => found.remove(&place),
+        };
+    }
+    consumer.unassign().map_err(failed)?;
+    Ok(found)
+}

@@ -1,0 +1,40 @@
+//! The target, for everything but sending.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::BaseConsumer;
+
+use super::checkpoint::{self, Checkpoint, Place};
+use crate::error::Result;
+use crate::kafka::{Admin, KafkaConfig, KafkaContext, from_kafka};
+
+pub(super) struct Cluster {
+    pub(super) admin: Admin,
+    kafka: KafkaConfig,
+}
+
+impl Cluster {
+    pub(super) fn new(kafka: &KafkaConfig) -> Result<Self> {
+        Ok(Self { admin: Admin::new(kafka)?, kafka: kafka.clone() })
+    }
+
+    pub(super) fn checkpoints(
+        &self,
+        topic: &str,
+        mirror: &str,
+        wait: impl Fn(Duration) -> Result<()>,
+    ) -> Result<BTreeMap<Place, Checkpoint>> {
+        let consumer = |isolation: &str| -> Result<BaseConsumer<KafkaContext>> {
+            let mut config = self.kafka.consumer();
+            config
+                .set("group.id", "annals-mirror")
+                .set("enable.partition.eof", "true")
+                .set("isolation.level", isolation);
+            config
+                .create_with_context(KafkaContext::new(&self.kafka))
+                .map_err(|error| from_kafka("the Kafka client cannot be made", error))
+        };
+        checkpoint::read_all(&consumer("read_committed")?, &consumer("read_uncommitted")?, topic, mirror, wait)
+    }
+}

@@ -1,0 +1,232 @@
+//! Ending a transaction, and finding out what is wrong if it cannot be committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::OwnedHeaders;
+
+use super::checkpoint::{Checkpoint, Place};
+use super::forward::cannot_mark;
+
+use super::producer::{Outgoing, Trouble};
+use super::run::{Runner, STOP_MAX, Sent, Session};
+use super::settings::{Guarantee, OnRefused};
+use super::shared::Counters;
+use super::status::ErrorClass;
+use crate::consumer::TopicPartition;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka::{Class, class, from_kafka};
+
+/// How often the place is committed in the log where it is only a copy of what the target has.
+const CACHE_EVERY: Duration = Duration::from_secs(1);
+
+impl Runner {
+    /// The group under which the log shows how far the mirror has come.
+    fn group(&self) -> String {
+        format!("mirror.{}", self.settings.name)
+    }
+
+    /// Commits what was sent, with the place that the mirror has come to.
+    pub(super) fn finish(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        if !self.unit.is_open() {
+            return Ok(());
+        }
+        if !session.producer.has_failed() {
+            if self.settings.guarantee == Guarantee::ExactlyOnce {
+                self.send_checkpoints(session)?;
+            }
+            let is_late = self.is_late();
+            session.producer.flush(is_late)?;
+        }
+        let failed = session.producer.take_failed();
+        if !failed.is_empty() {
+            return Err(self.failed(&failed));
+        }
+        match self.settings.guarantee {
+            Guarantee::ExactlyOnce => {
+                let is_late = self.is_late();
+                session.producer.commit(is_late)?;
+            }
+            Guarantee::AtLeastOnce => self.commit_here()?,
+        }
+        for lane in self.lanes.iter_mut().filter(|lane| lane.has_changed()) {
+            lane.is_committed();
+            if let Some(hold) = self.holds.get(&(lane.topic_id, lane.place.1)) {
+                hold.advance(lane.committed);
+            }
+        }
+        let counters = &self.shared.counters;
+        Counters::add(&counters.forwarded, self.unit.records);
+        Counters::add(&counters.forwarded_bytes, self.unit.bytes as u64);
+        Counters::add(&counters.passed_over, self.unit.passed_over);
+        Counters::add(&counters.refused, self.unit.refused);
+        Counters::add(&counters.committed, 1);
+        let time = self.settings.log.now().timestamp_micros();
+        counters.last_commit.store(time.max(1) as u64, Ordering::Relaxed);
+        self.unit.forget();
+        self.stale = true;
+        Ok(())
+    }
+
+    /// Whether it was told to stop so long ago that it does not wait any longer.
+    fn is_late(&self) -> impl Fn() -> bool + use<> {
+        let (shared, log) = (Arc::clone(&self.shared), self.settings.log.clone());
+        let since = std::cell::Cell::new(None);
+        move || {
+            if !shared.is_stopping() {
+                return false;
+            }
+            let now = log.monotonic();
+            let from: Duration = since.get().unwrap_or(now);
+            since.set(Some(from));
+            now.saturating_sub(from) >= STOP_MAX
+        }
+    }
+
+    fn send_checkpoints(&mut self, session: &Session) -> Result<(), Trouble> {
+        let (log, epoch) = (self.settings.log.id(), self.epoch);
+        let topic = self.settings.checkpoint_topic.clone();
+        for index in 0..self.lanes.len() {
+            let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.has_changed()) else { continue };
+            let value = lane.checkpoint(log, epoch).value();
+            let key = Checkpoint::key(&self.settings.name, &lane.place);
+            let outgoing = Outgoing {
+                topic: &topic,
+                partition: 0,
+                key: Some(key.as_bytes()),
+                value: Some(&value),
+                headers: OwnedHeaders::new_with_capacity(0),
+                timestamp: None,
+            };
+            // No record of the log has this offset.
+            match self.send(session, index, u64::MAX, outgoing)? {
+                Sent::Yes => {}
+                Sent::Refused(code) => return Err(cannot_mark(code)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Without transactions the place is kept in the log, as that of a group.
+    fn commit_here(&self) -> Result<()> {
+        let places: Vec<_> =
+            self.lanes.iter().filter(|lane| lane.has_changed()).map(|lane| (at(&lane.place), lane.next)).collect();
+        self.settings.log.blocking_set_group_offsets(&self.group(), &places)
+    }
+
+    /// Keeps a copy of the place in the log, where it is seen, and from where retention is held back before the target is reached.
+    pub(super) fn keep_cache(&mut self, now: bool) {
+        let is_copy = self.settings.guarantee == Guarantee::ExactlyOnce && !self.settings.log.is_read_only();
+        let due = now || self.now().saturating_sub(self.cached_at) >= CACHE_EVERY;
+        if !is_copy || !due || !self.lanes.iter().any(|lane| lane.cached != Some(lane.committed)) {
+            return;
+        }
+        self.cached_at = self.now();
+        let places: Vec<_> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.cached != Some(lane.committed))
+            .map(|lane| (at(&lane.place), lane.committed))
+            .collect();
+        match self.settings.log.blocking_set_group_offsets(&self.group(), &places) {
+            Ok(()) => self.lanes.iter_mut().for_each(|lane| lane.cached = Some(lane.committed)),
+            // The target knows better anyway.
+            Err(error) => tracing::debug!(%error, "the place of a mirror was not noted in the log"),
+        }
+    }
+
+    /// Where the log says that the mirror had come to.
+    pub(super) fn places_here(&self) -> Result<BTreeMap<Place, u64>> {
+        let described = match self.settings.log.blocking_describe_group(&self.group()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            described => described?,
+        };
+        let committed = described.partitions.into_iter().filter_map(|partition| {
+            Some(((partition.partition.topic, partition.partition.partition), partition.committed?))
+        });
+        Ok(committed.collect())
+    }
+
+    /// Why records were not delivered, and what follows. Whatever it is, the transaction is aborted.
+    fn failed(&mut self, failed: &[(usize, Code)]) -> Trouble {
+        let mut by_lane: BTreeMap<usize, Vec<(u64, Code)>> = BTreeMap::new();
+        let mut passing = None;
+        for (number, code) in failed {
+            // What was not delivered because something else was not.
+            if matches!(code, Code::PurgeQueue | Code::PurgeInflight) {
+                continue;
+            }
+            let error = || {
+                let context = "the target has not taken a record";
+                from_kafka(context, KafkaError::MessageProduction(*code))
+            };
+            match (class(*code), self.unit.record(*number)) {
+                (Class::Fatal, _) => return Trouble::Fatal(error()),
+                (Class::Partition, Some((_, u64::MAX))) => {
+                    return Trouble::Fatal(from_kafka(
+                        format!("the target does not take the checkpoints in topic {}", self.settings.checkpoint_topic),
+                        KafkaError::MessageProduction(*code),
+                    ));
+                }
+                (Class::Partition, Some((lane, offset))) => by_lane.entry(lane).or_default().push((offset, *code)),
+                _ => passing = Some(error()),
+            }
+        }
+        let found = !by_lane.is_empty();
+        for (index, failed) in by_lane {
+            self.lane_failed(index, &failed);
+        }
+        match (found, passing) {
+            (true, _) => Trouble::Again,
+            (false, Some(error)) => Trouble::Passing(error),
+            (false, None) => {
+                Trouble::Passing(Error::new(ErrorKind::Unavailable, "the target has not taken what it was sent"))
+            }
+        }
+    }
+
+    /// Records of one partition are refused: the partition is paused, or, if it is single records, those are found and replaced.
+    fn lane_failed(&mut self, index: usize, failed: &[(u64, Code)]) {
+        let now = self.now();
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let careful = lane.memory.careful_until > failed.iter().map(|(offset, _)| *offset).max().unwrap_or(0);
+        let offsets: BTreeSet<u64> = failed.iter().map(|(offset, _)| *offset).collect();
+        let (Some((first, code)), Some(last)) = (failed.iter().min_by_key(|(offset, _)| *offset), offsets.last())
+        else {
+            return;
+        };
+        let sentence = match offsets.len() {
+            1 => format!("the target refuses the record at offset {first} for topic {}", lane.target),
+            _ => format!("the target refuses records from offset {first} on for topic {}", lane.target),
+        };
+        let error = from_kafka(sentence, KafkaError::MessageProduction(*code));
+        let is_about_record = matches!(
+            code,
+            Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::MessageBatchTooLarge
+                | Code::InvalidTimestamp
+                | Code::InvalidRecord
+        );
+        if !is_about_record {
+            return lane.pause(&self.shared, now, error);
+        }
+        if offsets.len() > 1 && !careful {
+            // A batch is refused as one: which of its records is to blame shows when each is sent by itself.
+            lane.memory.careful_until = last + 1;
+            return;
+        }
+        // What lies before it is forwarded first; what becomes of it is decided when it is met again.
+        lane.memory.refused.insert(*first, error.clone());
+        if self.settings.on_refused != OnRefused::Stop {
+            self.shared.met(ErrorClass::Passing, Some(lane.place.clone()), error);
+        }
+    }
+}
+
+pub(super) fn at(place: &Place) -> TopicPartition {
+    TopicPartition { topic: place.0.clone(), partition: place.1 }
+}

@@ -1,0 +1,221 @@
+//! Reaching the target, and finding out where to go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cluster::Cluster;
+use super::lane::Lane;
+use super::producer::{Producer, Trouble};
+use super::run::{Runner, Session};
+use super::settings::{Guarantee, OnBreach};
+use super::status::MirrorState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka::NewTopic;
+use crate::topic::TopicDescription;
+
+impl Runner {
+    pub(super) fn connect(&mut self) -> Result<Session, Trouble> {
+        self.shared.set_state(MirrorState::Connecting);
+        let shared = Arc::clone(&self.shared);
+        let cluster = Cluster::new(&self.kafka)?;
+        if self.settings.guarantee == Guarantee::ExactlyOnce {
+            self.ensure_checkpoint_topic(&cluster)?;
+        }
+        let producer = Producer::begin(&self.settings, &self.kafka, || shared.is_stopping())?;
+        let checkpoints = match self.settings.guarantee {
+            Guarantee::ExactlyOnce => {
+                let wait = |time| {
+                    shared.rest(time);
+                    if shared.is_stopping() { Err(Error::closed()) } else { Ok(()) }
+                };
+                match cluster.checkpoints(&self.settings.checkpoint_topic, &self.settings.name, wait) {
+                    Err(_) if shared.is_stopping() => return Err(Trouble::Stopped),
+                    read => read?,
+                }
+            }
+            Guarantee::AtLeastOnce => BTreeMap::new(),
+        };
+        self.epoch = checkpoints.values().map(|checkpoint| checkpoint.epoch).max().unwrap_or(0) + 1;
+        let places = self.places_here()?;
+        let mut session = Session { producer, cluster, checkpoints, places, refreshed_at: self.now() };
+        self.find_lanes(&mut session, true)?;
+        Ok(session)
+    }
+
+    fn ensure_checkpoint_topic(&self, cluster: &Cluster) -> Result<()> {
+        let name = &self.settings.checkpoint_topic;
+        if cluster.admin.describe(name)?.is_some() {
+            return Ok(());
+        }
+        cluster.admin.create(&NewTopic {
+            name: name.clone(),
+            partitions: 1,
+            replication: self.settings.create.as_ref().and_then(|create| create.replication),
+            config: [("cleanup.policy".to_owned(), "compact".to_owned())].into(),
+        })?;
+        Ok(())
+    }
+
+    /// Whether topics or partitions have come or gone.
+    pub(super) fn has_news(&self) -> Result<bool> {
+        let (mut partitions, mut known) = (0, 0);
+        for topic in self.settings.log.topics()?.iter().filter(|topic| self.names.matches(&topic.name)) {
+            partitions += topic.partitions.len();
+            known += self.lanes.iter().filter(|lane| lane.topic_id == topic.id).count();
+        }
+        Ok(partitions != known || known != self.lanes.len())
+    }
+
+    /// Takes in topics and partitions that it does not forward yet, and lets go of those that are no more. Nothing of a transaction may
+    /// be open.
+    pub(super) fn find_lanes(&mut self, session: &mut Session, beginning: bool) -> Result<(), Trouble> {
+        let log = self.settings.log.clone();
+        if beginning {
+            for lane in std::mem::take(&mut self.lanes) {
+                self.memories.insert(lane.place, lane.memory);
+            }
+        }
+        self.hold_all()?;
+        let topics: Vec<_> = log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)).collect();
+        self.lanes.retain(|lane| topics.iter().any(|topic| topic.id == lane.topic_id));
+        for description in topics {
+            let known = self.lanes.iter().filter(|lane| lane.topic_id == description.id).count();
+            if known == description.partitions.len() {
+                continue;
+            }
+            let target: Arc<str> = self.settings.target(&description.name).into();
+            let (partitions, error) = match self.target_partitions(session, &description, &target) {
+                Ok(partitions) => (partitions, None),
+                // The others can go on; there is nobody yet who relies on it if it has never begun.
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error.into()),
+                Err(error) if error.kind() == ErrorKind::Invalid && beginning => return Err(Trouble::Fatal(error)),
+                Err(error) => (0, Some(error)),
+            };
+            let topic = log.raw_topic(&description.name)?;
+            for partition in description.partitions.iter().map(|partition| partition.partition) {
+                let place = (description.name.clone(), partition);
+                if self.lanes.iter().any(|lane| lane.topic_id == description.id && lane.place == place) {
+                    continue;
+                }
+                let memory = self.memories.remove(&place).unwrap_or_default();
+                let target = (Arc::clone(&target), partitions);
+                let mut lane = Lane::new(log.id(), place, topic.clone(), description.id, target, memory);
+                self.begin_lane(session, &mut lane)?;
+                if let Some(hold) = self.holds.get(&(lane.topic_id, partition)) {
+                    hold.advance(lane.committed);
+                }
+                match &error {
+                    Some(error) => lane.pause(&self.shared, self.now(), error.clone()),
+                    None if self.preserves() && partition >= partitions => {
+                        lane.pause(
+                            &self.shared,
+                            self.now(),
+                            too_few(&description.name, &lane.target, partition + 1, partitions),
+                        );
+                    }
+                    None => {}
+                }
+                self.lanes.push(lane);
+            }
+        }
+        self.lanes.sort_by(|a, b| a.place.cmp(&b.place));
+        Ok(())
+    }
+
+    /// Keeps retention from overtaking it, from where the log says that it has come to: the target need not be there for that.
+    pub(super) fn hold_all(&mut self) -> Result<()> {
+        let Some(hold) = self.settings.hold.filter(|_| !self.settings.log.is_read_only()) else { return Ok(()) };
+        // Where publishers are to be stopped at the cap, nothing is let go beyond it.
+        let (bytes, age) = match self.settings.on_breach {
+            OnBreach::Block => (None, None),
+            OnBreach::Stop | OnBreach::Skip => (hold.bytes_max, hold.age_max),
+        };
+        let topics: Vec<_> =
+            self.settings.log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)).collect();
+        let places = self.places_here()?;
+        let mut holds = std::mem::take(&mut self.holds);
+        for topic in &topics {
+            for there in &topic.partitions {
+                let place = (topic.name.clone(), there.partition);
+                let held = match holds.remove(&(topic.id, there.partition)) {
+                    Some(held) => held,
+                    None => {
+                        let from = places.get(&place).copied().unwrap_or(there.log_start);
+                        self.settings.log.hold_retention(&topic.name, there.partition, from, bytes, age)?
+                    }
+                };
+                self.holds.insert((topic.id, there.partition), held);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_lane(&self, session: &Session, lane: &mut Lane) -> Result<(), Trouble> {
+        let noted = session.places.get(&lane.place).copied();
+        lane.cached = noted;
+        if self.settings.guarantee == Guarantee::AtLeastOnce {
+            return Ok(lane.begin_here(noted)?);
+        }
+        let checkpoint = session.checkpoints.get(&lane.place);
+        if let (None, Some(noted)) = (checkpoint, noted)
+            && noted > lane.topic.watermarks(lane.place.1)?.log_start
+        {
+            return Err(Trouble::Fatal(Error::new(
+                ErrorKind::Mismatch,
+                format!(
+                    "the log says that mirror {} has forwarded topic {}, partition {} up to offset {noted}, and the target has no \
+                     checkpoint of that in topic {}. If it is another cluster, or one that was set up anew, delete group mirror.{} of \
+                     the log to forward everything to it; else records would be doubled",
+                    self.settings.name, lane.place.0, lane.place.1, self.settings.checkpoint_topic, self.settings.name
+                ),
+            )));
+        }
+        lane.begin_at(checkpoint, self.settings.log.id()).map_err(Trouble::Fatal)
+    }
+
+    /// How many partitions the topic has in the target, where it is made, or given more of them, if that is wanted.
+    fn target_partitions(&self, session: &Session, description: &TopicDescription, target: &str) -> Result<u32> {
+        let admin = &session.cluster.admin;
+        let own = description.partitions.len() as u32;
+        let wanted = |create: &super::settings::TargetTopics| create.partitions.unwrap_or(own);
+        let found = admin.describe(target)?.map(|topic| topic.partitions.len() as u32);
+        let there = match (found, &self.settings.create) {
+            (Some(there), Some(create)) if self.preserves() && there < own && wanted(create) >= own => {
+                admin.add_partitions(target, own)?;
+                own
+            }
+            (Some(there), _) => there,
+            (None, Some(create)) => {
+                admin.create(&NewTopic {
+                    name: target.to_owned(),
+                    partitions: wanted(create),
+                    replication: create.replication,
+                    config: create.config.clone(),
+                })?;
+                admin.describe(target)?.map_or(0, |topic| topic.partitions.len() as u32)
+            }
+            (None, None) => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "the target has no topic {target} for topic {} of the log, and the mirror was not told to make topics",
+                        description.name
+                    ),
+                ));
+            }
+        };
+        // With partitions that were added on the way there is no need to stop the others.
+        let begun = self.lanes.iter().any(|lane| lane.topic_id == description.id);
+        if self.preserves() && there < own && !begun {
+            return Err(too_few(&description.name, target, own, there));
+        }
+        Ok(there)
+    }
+}
+
+fn too_few(topic: &str, target: &str, own: u32, there: u32) -> Error {
+    Error::invalid(format!(
+        "topic {topic} of the log has {own} partitions, topic {target} of the target {there}, and each is to go to the one with its \
+         number; add partitions there, or let the mirror place records by key"
+    ))
+}

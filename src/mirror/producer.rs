@@ -1,0 +1,260 @@
+//! The producer of a mirror: what it is told, and what becomes of what it was given.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext};
+
+use super::settings::{Guarantee, MirrorBuilder};
+use super::shared::lock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_kafka};
+
+/// How long a transaction may be open before the cluster aborts it.
+const TRANSACTION_MAX: Duration = Duration::from_secs(60);
+/// How long one question to the cluster may take before whoever waits for it looks round.
+const SLICE: Duration = Duration::from_secs(5);
+/// How many records the client library may hold: they cost it memory beside their bytes.
+const IN_FLIGHT_RECORDS_MAX: usize = 500_000;
+
+/// What the client library tells.
+pub(super) struct Told {
+    kafka: KafkaContext,
+    /// The records that were not delivered, by their numbers in the unit.
+    failed: Mutex<Vec<(usize, Code)>>,
+}
+
+impl ClientContext for Told {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = KafkaContext::ENABLE_REFRESH_OAUTH_TOKEN;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.kafka.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.kafka.error(error, reason);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.kafka.generate_oauth_token(config)
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Told {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        if let Err((error, _)) = result {
+            lock(&self.failed).push((number, error.rdkafka_error_code().unwrap_or(Code::Fail)));
+        }
+    }
+}
+
+/// A record as the client library takes it.
+pub(super) struct Outgoing<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: u32,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) headers: OwnedHeaders,
+    /// In milliseconds; the library's own time without it.
+    pub(super) timestamp: Option<i64>,
+}
+
+/// A producer that has begun: whoever had its identity before is fenced off.
+pub(super) struct Producer {
+    inner: BaseProducer<Told>,
+    transactional: bool,
+}
+
+/// Why something did not work.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It passes.
+    Passing(Error),
+    /// Nothing can go on.
+    Fatal(Error),
+    /// Everything was seen to: begin again from where the target says it has come to.
+    Again,
+    /// Somebody wants it to stop.
+    Stopped,
+}
+
+impl Trouble {
+    /// What an error of the client library means for all of the mirror.
+    pub(super) fn of(context: impl Into<String>, error: KafkaError) -> Self {
+        let is_fatal = match &error {
+            KafkaError::Transaction(inner) => inner.is_fatal() && class(inner.code()) == Class::Fatal,
+            other => other.rdkafka_error_code().is_some_and(|code| class(code) == Class::Fatal),
+        };
+        let error = from_kafka(context, error);
+        if is_fatal { Self::Fatal(error) } else { Self::Passing(error) }
+    }
+}
+
+impl From<Error> for Trouble {
+    /// What an error of the log, or one that was understood already, means.
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::StorageFull => Self::Passing(error),
+            _ => Self::Fatal(error),
+        }
+    }
+}
+
+impl Producer {
+    /// Makes one, and keeps whoever has the same identity from going on.
+    pub(super) fn begin(
+        settings: &MirrorBuilder,
+        kafka: &KafkaConfig,
+        is_stopping: impl Fn() -> bool,
+    ) -> Result<Self, Trouble> {
+        let transactional = settings.guarantee == Guarantee::ExactlyOnce;
+        let mut config = kafka.producer();
+        config
+            .set("delivery.report.only.error", "true")
+            .set("queue.buffering.max.kbytes", (settings.in_flight_bytes_max / 1024).to_string())
+            .set("queue.buffering.max.messages", IN_FLIGHT_RECORDS_MAX.to_string())
+            .set("message.max.bytes", settings.in_flight_bytes_max.min(1_000_000_000).to_string());
+        if transactional {
+            config
+                .set("transactional.id", format!("annals.{}.{}", settings.log.id(), settings.name))
+                .set("transaction.timeout.ms", TRANSACTION_MAX.as_millis().to_string());
+        }
+        let inner: BaseProducer<Told> = config
+            .create_with_context(Told { kafka: KafkaContext::new(kafka), failed: Mutex::default() })
+            .map_err(|error| Trouble::Fatal(from_kafka("the Kafka client cannot be made", error)))?;
+        let producer = Self { inner, transactional };
+        if transactional {
+            producer.patiently("the mirror cannot begin its transactions", &is_stopping, || {
+                producer.inner.init_transactions(SLICE)
+            })?;
+        }
+        Ok(producer)
+    }
+
+    /// Does something again that has not answered in time, until it has for as long as a transaction may take.
+    fn patiently(
+        &self,
+        context: &str,
+        is_stopping: impl Fn() -> bool,
+        mut act: impl FnMut() -> Result<(), KafkaError>,
+    ) -> Result<(), Trouble> {
+        let mut slices = TRANSACTION_MAX.as_secs() / SLICE.as_secs();
+        loop {
+            let error = match act() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            self.inner.poll(Duration::ZERO);
+            self.check_denied()?;
+            slices -= 1;
+            let again = matches!(&error, KafkaError::Transaction(inner) if inner.is_retriable());
+            if !again || slices == 0 {
+                return Err(Trouble::of(context, error));
+            }
+            if is_stopping() {
+                return Err(Trouble::Stopped);
+            }
+        }
+    }
+
+    /// Whether the cluster has said that it does not let this client in, which no call is told.
+    fn check_denied(&self) -> Result<(), Trouble> {
+        match self.inner.context().kafka.take_trouble("the cluster does not let the mirror in") {
+            Some((Class::Fatal, error)) => Err(Trouble::Fatal(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn begin_transaction(&self) -> Result<(), Trouble> {
+        if !self.transactional {
+            return Ok(());
+        }
+        self.inner.begin_transaction().map_err(|error| Trouble::of("the mirror cannot begin a transaction", error))
+    }
+
+    /// Hands a record over; waits as long as there is no room. `Ok(Some)` if the library will not take this record.
+    pub(super) fn send(
+        &self,
+        number: usize,
+        outgoing: Outgoing<'_>,
+        is_stopping: impl Fn() -> bool,
+    ) -> Result<Option<Code>, Trouble> {
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(outgoing.topic, number).partition(outgoing.partition as i32);
+        (record.key, record.payload, record.timestamp) = (outgoing.key, outgoing.value, outgoing.timestamp);
+        record.headers = Some(outgoing.headers);
+        loop {
+            let (error, back) = match self.inner.send(record) {
+                Ok(()) => return Ok(None),
+                Err(refused) => refused,
+            };
+            match error.rdkafka_error_code() {
+                Some(Code::QueueFull) => {
+                    self.inner.poll(Duration::from_millis(1));
+                    self.check_denied()?;
+                    if self.has_failed() {
+                        // Whoever looks at what has failed finds out why.
+                        return Ok(None);
+                    }
+                    if is_stopping() {
+                        return Err(Trouble::Stopped);
+                    }
+                    record = back;
+                }
+                Some(code) if class(code) == Class::Partition => return Ok(Some(code)),
+                _ => return Err(Trouble::of("the Kafka client does not take a record", error)),
+            }
+        }
+    }
+
+    /// Lets the library tell what there is to tell.
+    pub(super) fn poll(&self) {
+        self.inner.poll(Duration::ZERO);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        !lock(&self.inner.context().failed).is_empty()
+    }
+
+    pub(super) fn take_failed(&self) -> Vec<(usize, Code)> {
+        std::mem::take(&mut lock(&self.inner.context().failed))
+    }
+
+    /// Waits until everything that was handed over is delivered, or one thing is not.
+    pub(super) fn flush(&self, is_stopping: impl Fn() -> bool) -> Result<(), Trouble> {
+        // The library is asked in small steps: it waits to the end of each, whatever comes.
+        while self.inner.flush(Duration::from_millis(1)).is_err() {
+            self.check_denied()?;
+            if self.has_failed() {
+                return Ok(());
+            }
+            if is_stopping() {
+                return Err(Trouble::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits the transaction. If it is not known whether it is committed, the checkpoint tells.
+    pub(super) fn commit(&self, is_stopping: impl Fn() -> bool) -> Result<(), Trouble> {
+        if !self.transactional {
+            return Ok(());
+        }
+        self.patiently("the mirror cannot commit its transaction", is_stopping, || self.inner.commit_transaction(SLICE))
+    }
+
+    /// Aborts the transaction as well as it can: what it cannot, the next `init_transactions` does, or the cluster in time.
+    pub(super) fn abort(&self) {
+        if self.transactional
+            && let Err(error) = self.inner.abort_transaction(SLICE)
+        {
+            tracing::debug!(%error, "a transaction was left for the cluster to abort");
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The thread of a mirror: connect, find the place, forward, and begin again when something has gone wrong.
+//!
+//! There is one way back from every error: the transaction is aborted, the connection begun anew, and what was forwarded is whatever
+//! the target's checkpoints say. What was possibly written is never simply sent again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::checkpoint::{Checkpoint, Place};
+use super::cluster::Cluster;
+use super::lane::{Lane, Memory, Next};
+use super::producer::{Outgoing, Producer, Trouble};
+use super::settings::MirrorBuilder;
+use super::shared::{Bell, Counters, Shared};
+use super::status::{ErrorClass, MirrorState};
+use super::unit::Unit;
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::pattern::Subscription;
+use crate::handle::RetentionHold;
+use crate::kafka::KafkaConfig;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How often it looks for topics and partitions that were added, and whether paused ones are to be tried again.
+const REFRESH: Duration = Duration::from_secs(1);
+/// How often it looks whether what it holds has become durable.
+const LOOK_DURABLE: Duration = Duration::from_millis(10);
+/// After so long it has the log synced, if nobody else does.
+const SYNC_AFTER: Duration = Duration::from_millis(200);
+/// With more partitions than this a partition that had its turn lets go of what it has read ahead.
+const READERS_MAX: usize = 16;
+/// So many bytes of a partition are forwarded before it is another one's turn.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
+/// A stop waits for the target so long.
+pub(super) const STOP_MAX: Duration = Duration::from_secs(20);
+
+pub(super) struct Runner {
+    pub(super) settings: MirrorBuilder,
+    pub(super) kafka: KafkaConfig,
+    pub(super) shared: Arc<Shared>,
+    pub(super) names: Subscription,
+    pub(super) lanes: Vec<Lane>,
+    /// What keeps retention from overtaking it, by the topic's identity and the partition.
+    pub(super) holds: BTreeMap<(Uuid, u32), RetentionHold>,
+    /// What is kept of partitions from one connection to the next.
+    pub(super) memories: BTreeMap<Place, Memory>,
+    /// Where the turns begin.
+    first: usize,
+    pub(super) epoch: u64,
+    pub(super) unit: Unit,
+    waker: Waker,
+    /// Since when something waits to become durable.
+    pub(super) undurable_since: Option<Duration>,
+    pub(super) looked_at: Duration,
+    pub(super) cached_at: Duration,
+    /// What is shown is not what is.
+    pub(super) stale: bool,
+    #[cfg(feature = "metrics")]
+    pub(super) exporter: super::metrics::Exporter,
+}
+
+/// A connection: it lasts until the first error.
+pub(super) struct Session {
+    pub(super) producer: Producer,
+    pub(super) cluster: Cluster,
+    pub(super) checkpoints: BTreeMap<Place, Checkpoint>,
+    /// Where the log says that the mirror had come to.
+    pub(super) places: BTreeMap<Place, u64>,
+    pub(super) refreshed_at: Duration,
+}
+
+impl Runner {
+    pub(super) fn new(settings: MirrorBuilder, shared: Arc<Shared>) -> Result<Self> {
+        let names = Subscription::new(settings.topics.iter().map(String::as_str))?;
+        let Some(kafka) = settings.kafka.clone() else { return Err(Error::invalid("the mirror has no cluster")) };
+        let waker = Waker::from(Arc::new(Bell(Arc::clone(&shared))));
+        Ok(Self {
+            settings,
+            kafka,
+            shared,
+            names,
+            lanes: Vec::new(),
+            holds: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            first: 0,
+            epoch: 0,
+            unit: Unit::default(),
+            waker,
+            undurable_since: None,
+            looked_at: Duration::ZERO,
+            cached_at: Duration::ZERO,
+            stale: true,
+            #[cfg(feature = "metrics")]
+            exporter: Default::default(),
+        })
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.settings.log.monotonic()
+    }
+
+    pub(super) fn run(mut self) -> Result<()> {
+        let mut backoff = BACKOFF_MIN;
+        self.hold_all()?;
+        loop {
+            let committed = self.shared.counters.committed.load(Ordering::Relaxed);
+            let ended = self.session();
+            if self.shared.counters.committed.load(Ordering::Relaxed) > committed {
+                backoff = BACKOFF_MIN;
+            }
+            self.lanes.iter_mut().for_each(Lane::close_reader);
+            if matches!(ended, Err(Trouble::Passing(_))) {
+                self.look();
+            }
+            match ended {
+                Ok(()) | Err(Trouble::Stopped) => return Ok(()),
+                Err(Trouble::Again) => {}
+                Err(Trouble::Passing(error)) => {
+                    self.shared.set_state(MirrorState::Connecting);
+                    self.shared.met(ErrorClass::Passing, None, error);
+                    self.shared.rest(backoff);
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                Err(Trouble::Fatal(error)) => {
+                    if error.kind() == ErrorKind::Fenced {
+                        self.shared.counters.fenced.store(true, Ordering::Relaxed);
+                    }
+                    self.shared.met(ErrorClass::Fatal, None, error.clone());
+                    self.look();
+                    return Err(error);
+                }
+            }
+            if self.shared.is_stopping() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Connects, and forwards until it is told to stop.
+    fn session(&mut self) -> Result<(), Trouble> {
+        let mut session = self.connect()?;
+        let ended = self.forward(&mut session);
+        if self.unit.begun {
+            Counters::add(&self.shared.counters.aborted, 1);
+            session.producer.abort();
+        }
+        self.unit.forget();
+        ended
+    }
+
+    fn forward(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        self.shared.set_state(MirrorState::Running);
+        self.look();
+        loop {
+            self.shared.listen();
+            let now = self.now();
+            let stopping = self.shared.is_stopping();
+            if stopping {
+                self.finish(session)?;
+                self.keep_cache(true);
+                self.look();
+                return Ok(());
+            }
+            if self.wants_retry(now) {
+                self.finish(session)?;
+                for lane in &mut self.lanes {
+                    lane.unpause();
+                }
+                return Err(Trouble::Again);
+            }
+            if self.shared.is_paused() {
+                self.finish(session)?;
+                self.shared.set_state(MirrorState::Paused);
+                self.look();
+                self.shared.wait(REFRESH);
+                continue;
+            }
+            self.shared.set_state(MirrorState::Running);
+            if now.saturating_sub(session.refreshed_at) >= REFRESH {
+                session.refreshed_at = now;
+                if self.has_news()? {
+                    // The records of a transaction are known by the numbers of their partitions.
+                    self.finish(session)?;
+                    self.find_lanes(session, false)?;
+                    self.look();
+                }
+            }
+            let moved = self.fill(session)?;
+            session.producer.poll();
+            if session.producer.has_failed() || self.unit.is_due(&self.settings, self.now()) {
+                self.finish(session)?;
+            }
+            self.keep_cache(false);
+            if self.is_look_due(now) {
+                self.look();
+            }
+            if !moved {
+                self.see_to_durability()?;
+                self.shared.wait(self.rest_time());
+            }
+        }
+    }
+
+    /// How long there is nothing to do unless somebody rings.
+    fn rest_time(&self) -> Duration {
+        let mut most = REFRESH;
+        if let Some(due) = self.unit.due_at(&self.settings) {
+            most = most.min(due.saturating_sub(self.now()));
+        }
+        if self.undurable_since.is_some() {
+            most = most.min(LOOK_DURABLE);
+        }
+        if self.stale {
+            most = most.min(self.look_interval());
+        }
+        most
+    }
+
+    /// Whether partitions that were paused are to be tried again.
+    fn wants_retry(&self, now: Duration) -> bool {
+        let asked = self.shared.take_retry();
+        let paused = || self.lanes.iter().filter_map(|lane| lane.memory.paused.as_ref());
+        let due = |after| paused().any(|paused| now.saturating_sub(paused.since) >= after);
+        (asked && paused().next().is_some()) || self.settings.retry_paused.is_some_and(due)
+    }
+
+    /// Sends what there is, partition by partition. Answers whether there was anything.
+    fn fill(&mut self, session: &Session) -> Result<bool, Trouble> {
+        let mut moved = false;
+        let count = self.lanes.len();
+        let waker = self.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        let mut waits = false;
+        for turn in 0..count {
+            let index = (self.first + turn) % count;
+            let mut sent = 0;
+            while let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.memory.paused.is_none()) {
+                if self.unit.is_full(&self.settings) || session.producer.has_failed() {
+                    self.first = index;
+                    return Ok(true);
+                }
+                if sent >= TURN_BYTES {
+                    if count > READERS_MAX {
+                        lane.close_reader();
+                    }
+                    break;
+                }
+                match lane.poll_next(&mut cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(None)) => {
+                        waits = true;
+                        break;
+                    }
+                    Poll::Ready(Ok(Some(next))) => {
+                        moved = true;
+                        sent += self.take(session, index, next)?;
+                    }
+                    Poll::Ready(Err(error)) => self.cannot_read(index, error)?,
+                }
+            }
+        }
+        self.undurable_since = waits.then(|| self.undurable_since.unwrap_or_else(|| self.now()));
+        self.first = if count == 0 { 0 } else { (self.first + 1) % count };
+        Ok(moved)
+    }
+
+    /// A partition cannot be read: it is damaged, or gone. The others go on.
+    fn cannot_read(&mut self, index: usize, error: Error) -> Result<(), Trouble> {
+        if error.kind() == ErrorKind::Closed {
+            return Err(Trouble::Fatal(error));
+        }
+        let now = self.now();
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.pause(&self.shared, now, error);
+        }
+        Ok(())
+    }
+
+    /// Whether what waits for the disk has waited long enough to have it synced.
+    fn see_to_durability(&mut self) -> Result<(), Trouble> {
+        let Some(since) = self.undurable_since else { return Ok(()) };
+        if self.now().saturating_sub(since) >= SYNC_AFTER && !self.settings.log.is_read_only() {
+            self.settings.log.blocking_sync()?;
+            self.undurable_since = None;
+        }
+        Ok(())
+    }
+
+    /// Sends one record, or what stands for it. Answers how many bytes it has.
+    fn take(&mut self, session: &Session, index: usize, next: Next) -> Result<usize, Trouble> {
+        match next {
+            Next::Record(message) => self.take_record(session, index, message),
+            Next::Gap { from, to } => self.take_gap(session, index, from, to),
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        session: &Session,
+        index: usize,
+        offset: u64,
+        outgoing: Outgoing<'_>,
+    ) -> Result<Sent, Trouble> {
+        if !self.unit.begun {
+            session.producer.begin_transaction()?;
+            self.unit.begun = true;
+            self.unit.open(self.now());
+        }
+        let number = self.unit.number(index, offset);
+        let shared = Arc::clone(&self.shared);
+        match session.producer.send(number, outgoing, || shared.is_stopping())? {
+            None => Ok(Sent::Yes),
+            Some(code) => Ok(Sent::Refused(code)),
+        }
+    }
+
+    pub(super) fn preserves(&self) -> bool {
+        matches!(self.settings.partitions, super::settings::Partitions::Preserve)
+    }
+}
+
+/// Whether the client library has taken a record.
+pub(super) enum Sent {
+    Yes,
+    Refused(rdkafka::error::RDKafkaErrorCode),
+}

@@ -1,0 +1,257 @@
+//! What the handle of a mirror and its thread have in common.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
+use std::time::Duration;
+
+use chrono::DateTime;
+use event_listener::Event;
+use tokio::sync::broadcast;
+
+use super::status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};
+use crate::error::Error;
+
+/// So many errors are kept for whoever listens.
+const ERRORS_KEPT: usize = 256;
+
+/// Locks, also behind a panic: what is in there is replaced as a whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    wishes: Mutex<Wishes>,
+    /// Something was wished for, or there is something to forward.
+    bell: Condvar,
+    pub(super) counters: Counters,
+    seen: Mutex<Seen>,
+    /// Told of each change of what is seen.
+    changed: Event,
+    errors: broadcast::Sender<MirrorError>,
+    /// The name under which metrics are exported, if they are.
+    #[cfg(feature = "metrics")]
+    pub(super) exports_as: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Wishes {
+    stop: bool,
+    pause: bool,
+    /// Partitions that were paused for an error are to be tried again.
+    retry: bool,
+    /// Somebody has rung.
+    rung: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) forwarded: AtomicU64,
+    pub(super) forwarded_bytes: AtomicU64,
+    pub(super) passed_over: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) committed: AtomicU64,
+    pub(super) aborted: AtomicU64,
+    /// In microseconds; 0 for never.
+    pub(super) last_commit: AtomicU64,
+    pub(super) fenced: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Seen {
+    state: MirrorState,
+    partitions: Vec<MirrorPartition>,
+    last_error: Option<Error>,
+    failure: Option<Error>,
+    over: bool,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        let seen = Seen {
+            state: MirrorState::Connecting,
+            partitions: Vec::new(),
+            last_error: None,
+            failure: None,
+            over: false,
+        };
+        Self {
+            wishes: Mutex::default(),
+            bell: Condvar::new(),
+            counters: Counters::default(),
+            seen: Mutex::new(seen),
+            changed: Event::new(),
+            errors: broadcast::channel(ERRORS_KEPT).0,
+            #[cfg(feature = "metrics")]
+            exports_as: None,
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        lock(&self.wishes).stop = true;
+        self.ring();
+    }
+
+    pub(super) fn pause(&self, pause: bool) {
+        let mut wishes = lock(&self.wishes);
+        wishes.pause = pause;
+        wishes.retry |= !pause;
+        drop(wishes);
+        self.ring();
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        lock(&self.wishes).stop
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        lock(&self.wishes).pause
+    }
+
+    /// Whether partitions that were paused are to be tried again; asked once for each time.
+    pub(super) fn take_retry(&self) -> bool {
+        std::mem::take(&mut lock(&self.wishes).retry)
+    }
+
+    fn ring(&self) {
+        lock(&self.wishes).rung = true;
+        self.bell.notify_all();
+    }
+
+    /// Forgets who has rung so far: whatever is looked at from here on is seen.
+    pub(super) fn listen(&self) {
+        lock(&self.wishes).rung = false;
+    }
+
+    /// Waits until somebody rings who has not been listened to, or until the time is over.
+    pub(super) fn wait(&self, most: Duration) {
+        let wishes = lock(&self.wishes);
+        let rung = self.bell.wait_timeout_while(wishes, most, |wishes| !wishes.rung);
+        drop(rung.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits for a time, or until it is told to stop.
+    pub(super) fn rest(&self, time: Duration) {
+        let wishes = lock(&self.wishes);
+        let rested = self.bell.wait_timeout_while(wishes, time, |wishes| !wishes.stop && !wishes.retry);
+        drop(rested.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn state(&self) -> MirrorState {
+        lock(&self.seen).state
+    }
+
+    pub(super) fn partitions(&self) -> Vec<MirrorPartition> {
+        lock(&self.seen).partitions.clone()
+    }
+
+    pub(super) fn status(&self) -> MirrorStatus {
+        let counters = &self.counters;
+        let last_commit = counters.last_commit.load(Ordering::Relaxed);
+        let seen = lock(&self.seen);
+        MirrorStatus {
+            state: seen.state,
+            partitions: seen.partitions.clone(),
+            forwarded: counters.forwarded.load(Ordering::Relaxed),
+            forwarded_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
+            passed_over: counters.passed_over.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            committed: counters.committed.load(Ordering::Relaxed),
+            aborted: counters.aborted.load(Ordering::Relaxed),
+            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
+            last_error: seen.last_error.clone(),
+        }
+    }
+
+    /// Whether it has ended, and why if with an error.
+    pub(super) fn ended(&self) -> Option<Result<(), Error>> {
+        let seen = lock(&self.seen);
+        seen.over.then(|| seen.failure.clone().map_or(Ok(()), Err))
+    }
+
+    pub(super) fn set_state(&self, state: MirrorState) {
+        let mut seen = lock(&self.seen);
+        let same = seen.state == state;
+        seen.state = state;
+        drop(seen);
+        if !same {
+            self.changed.notify(usize::MAX);
+        }
+    }
+
+    pub(super) fn set_partitions(&self, partitions: Vec<MirrorPartition>) {
+        lock(&self.seen).partitions = partitions;
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Tells whoever listens of an error.
+    pub(super) fn met(&self, class: ErrorClass, partition: Option<(String, u32)>, error: Error) {
+        match class {
+            ErrorClass::Passing => tracing::warn!(?partition, %error, "a mirror has met an error that passes"),
+            ErrorClass::Partition => tracing::error!(?partition, %error, "a mirror has paused a partition"),
+            ErrorClass::Fatal => tracing::error!(%error, "a mirror has ended"),
+        }
+        #[cfg(feature = "metrics")]
+        if let Some(mirror) = &self.exports_as {
+            super::metrics::count_error(mirror, class);
+        }
+        lock(&self.seen).last_error = Some(error.clone());
+        // Nobody has to listen.
+        let _nobody = self.errors.send(MirrorError { class, partition, error }).is_err();
+    }
+
+    pub(super) fn end(&self, failure: Option<Error>) {
+        let mut seen = lock(&self.seen);
+        seen.state = if failure.is_some() { MirrorState::Failed } else { MirrorState::Stopped };
+        (seen.failure, seen.over) = (failure, true);
+        drop(seen);
+        self.changed.notify(usize::MAX);
+    }
+
+    pub(super) fn errors(&self) -> broadcast::Receiver<MirrorError> {
+        self.errors.subscribe()
+    }
+
+    /// Waits until `found` finds something.
+    pub(super) async fn until<T>(&self, mut found: impl FnMut(&Self) -> Option<T>) -> T {
+        loop {
+            let listener = self.changed.listen();
+            if let Some(found) = found(self) {
+                return found;
+            }
+            listener.await;
+        }
+    }
+
+    /// [`until`](Self::until) for threads.
+    pub(super) fn blocking_until<T>(&self, mut found: impl FnMut(&Self) -> Option<T>) -> T {
+        use event_listener::Listener;
+        loop {
+            let listener = self.changed.listen();
+            if let Some(found) = found(self) {
+                return found;
+            }
+            listener.wait();
+        }
+    }
+}
+
+/// Wakes the thread when a partition has something new.
+pub(super) struct Bell(pub(super) Arc<Shared>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.ring();
+    }
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}

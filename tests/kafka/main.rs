@@ -1,0 +1,6 @@
+//! Against real brokers of Apache Kafka. See README.md.
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where it must, on the real clock")]
+
+mod brokers;
+mod mirror;
+mod support;

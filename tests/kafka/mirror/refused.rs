@@ -1,0 +1,380 @@
+//! What the target does not take: records, topics, users.
+
+use std::time::Duration;
+
+use annals::mirror::{
+    ErrorClass, Guarantee, KafkaConfig, MARKER, Mirror, MirrorBuilder, ORIGIN_OFFSET, OnRefused, Partitions,
+    SaslMechanism, SecurityProtocol,
+};
+use annals::{ErrorKind, Record, Start, TopicSettings};
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::world::{World, caught_up, failed, met, paused, stop, values};
+use crate::support::{Broker, Options, password};
+
+/// More than the topics of these tests take.
+const LARGE: usize = 50_000;
+
+/// A target that refuses records of more than 20,000 bytes, and what is written: in partition 0 the record `bad` between others, in
+/// partition 1 others.
+async fn with_one_refused<'b>(broker: &'b Broker, bad: Record<Bytes>, setting: (&str, &str)) -> World<'b> {
+    let world = World::new(broker);
+    world.topic("orders", 2).await;
+    world.log.create_raw_topic("dead", TopicSettings::default()).await.unwrap();
+    broker.create_topic_with(&world.target("orders"), 2, 1, &[setting, ("retention.ms", "-1")]).await;
+    let text = |text: &'static str| Record::new(Bytes::from_static(text.as_bytes()));
+    let records = [text("a"), text("b"), bad, text("c"), text("d")].map(|record| record.partition(0).key("k"));
+    let others = [text("e"), text("f")].map(|record| record.partition(1));
+    world.log.raw_topic("orders").unwrap().produce_batch(records.into_iter().chain(others)).await.unwrap();
+    world
+}
+
+/// Only the one topic: the other one is for dead letters.
+fn mirror(world: &World<'_>, on_refused: OnRefused) -> MirrorBuilder {
+    Mirror::builder(&world.log)
+        .name(&world.name)
+        .topics(["orders"])
+        .to(KafkaConfig::new(world.broker.bootstrap()))
+        .prefix(world.target(""))
+        .commit_interval(Duration::from_millis(20))
+        .on_refused(on_refused)
+}
+
+async fn assert_stops(world: &World<'_>, kind: ErrorKind, said: &str) {
+    let mirror = mirror(world, OnRefused::Stop).retry_paused(None).spawn().unwrap();
+    let error = paused(&mirror, "orders", 0).await;
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(error.to_string().contains(said), "{error}");
+    // What comes before it is there, and the other partitions go on.
+    world.publish_one("orders", Record::new(Bytes::from("g")).partition(1)).await;
+    caught_up(&mirror).await;
+    let there = values(&world.dump("orders").await);
+    assert_eq!(there[&0], ["a", "b"]);
+    assert_eq!(there[&1], ["e", "f", "g"]);
+    stop(mirror).await;
+}
+
+async fn assert_dead_letter(world: &World<'_>, bad: &Record<Bytes>) {
+    let mirror = mirror(world, OnRefused::DeadLetter("dead".to_owned())).spawn().unwrap();
+    caught_up(&mirror).await;
+    assert_eq!(mirror.status().refused, 1);
+    stop(mirror).await;
+    let there = values(&world.dump("orders").await);
+    assert_eq!(there[&0], ["a", "b", "c", "d"]);
+    let mut dead = world.log.raw_topic("dead").unwrap().replay(Start::Earliest).blocking().unwrap();
+    let letter = dead.next_message().unwrap().unwrap();
+    assert_eq!(letter.value(), bad.value.as_ref());
+    assert_eq!(letter.key().map(|key| &key[..]), Some(&b"k"[..]));
+    assert_eq!(letter.headers().get_str("dead-letter.topic"), Some("orders"));
+    assert_eq!(letter.headers().get_str("dead-letter.partition"), Some("0"));
+    assert_eq!(letter.headers().get_str("dead-letter.offset"), Some("2"));
+    assert!(letter.headers().get_str("dead-letter.error").is_some_and(|error| error.contains("offset 2")));
+    assert!(dead.next_message().unwrap().is_none());
+}
+
+async fn assert_skips(world: &World<'_>) {
+    let mirror = mirror(world, OnRefused::Skip).spawn().unwrap();
+    caught_up(&mirror).await;
+    assert_eq!(mirror.status().refused, 1);
+    stop(mirror).await;
+    let dumped = world.dump("orders").await;
+    assert_eq!(values(&dumped)[&0], ["a", "b", "", "c", "d"]);
+    let mark = dumped.iter().find(|record| record.partition == 0 && record.header(ORIGIN_OFFSET) == Some("2")).unwrap();
+    assert_eq!(mark.header(MARKER), Some("skipped"));
+    assert_eq!(mark.key.as_deref(), Some(&b"k"[..]));
+    assert!(mark.header("annals.error").is_some_and(|error| error.contains("offset 2")), "{mark:?}");
+}
+
+fn large() -> Record<Bytes> {
+    // Not to be compressed away.
+    let bytes = (0..LARGE as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8);
+    Record::new(bytes.collect::<Vec<u8>>().into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oversized_record_does_what_was_asked_for() {
+    let Some(broker) = Broker::shared() else { return };
+    let limit = ("max.message.bytes", "20000");
+    assert_stops(&with_one_refused(broker, large(), limit).await, ErrorKind::Invalid, "offset 2").await;
+    assert_dead_letter(&with_one_refused(broker, large(), limit).await, &large()).await;
+    assert_skips(&with_one_refused(broker, large(), limit).await).await;
+}
+
+/// Once the target takes it, the mirror goes on where it stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_stopped_goes_on_when_the_target_has_learnt_to_take_the_record() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = with_one_refused(broker, large(), ("max.message.bytes", "20000")).await;
+    let mirror = mirror(&world, OnRefused::Stop).retry_paused(None).spawn().unwrap();
+    paused(&mirror, "orders", 0).await;
+    broker.set_topic_config(&world.target("orders"), "max.message.bytes", "200000").await;
+    mirror.resume();
+    caught_up(&mirror).await;
+    assert!(mirror.status().partitions.iter().all(|partition| partition.paused.is_none()));
+    stop(mirror).await;
+    world.assert_exactly_once("orders").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_too_large_for_the_client_does_what_was_asked_for() {
+    let Some(broker) = Broker::shared() else { return };
+    let limit = ("max.message.bytes", "10000000");
+    let bad = || Record::new(Bytes::from(vec![7; 100_000]));
+    for on_refused in [OnRefused::Stop, OnRefused::Skip] {
+        let world = with_one_refused(broker, bad(), limit).await;
+        let mirror =
+            mirror(&world, on_refused.clone()).in_flight_bytes_max(64 * 1024).retry_paused(None).spawn().unwrap();
+        let expected: &[&str] = if on_refused == OnRefused::Stop {
+            paused(&mirror, "orders", 0).await;
+            &["a", "b"]
+        } else {
+            &["a", "b", "", "c", "d"]
+        };
+        caught_up(&mirror).await;
+        stop(mirror).await;
+        assert_eq!(values(&world.dump("orders").await)[&0], expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_the_broker_refuses_does_what_was_asked_for() {
+    let Some(broker) = Broker::shared() else { return };
+    // A day is the most that it may be old.
+    let limit = ("message.timestamp.before.max.ms", "86400000");
+    let bad = || Record::new(Bytes::from("old")).timestamp(Utc::now() - TimeDelta::days(10));
+    assert_stops(&with_one_refused(broker, bad(), limit).await, ErrorKind::Invalid, "offset 2").await;
+    assert_dead_letter(&with_one_refused(broker, bad(), limit).await, &bad()).await;
+    assert_skips(&with_one_refused(broker, bad(), limit).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_before_1970_does_what_was_asked_for() {
+    let Some(broker) = Broker::shared() else { return };
+    let none = ("retention.bytes", "-1");
+    for micros in [0, -1, -86_400_000_000, 999] {
+        let time = DateTime::from_timestamp_micros(micros).unwrap();
+        let bad = || Record::new(Bytes::from("old")).timestamp(time);
+        assert_stops(&with_one_refused(broker, bad(), none).await, ErrorKind::Invalid, "1970").await;
+        assert_skips(&with_one_refused(broker, bad(), none).await).await;
+    }
+    let time = DateTime::from_timestamp_micros(-1).unwrap();
+    let bad = || Record::new(Bytes::from("old")).timestamp(time);
+    assert_dead_letter(&with_one_refused(broker, bad(), none).await, &bad()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_least_once_does_with_an_oversized_record_what_was_asked_for() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = with_one_refused(broker, large(), ("max.message.bytes", "20000")).await;
+    let mirror = mirror(&world, OnRefused::Skip).guarantee(Guarantee::AtLeastOnce).spawn().unwrap();
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    let mut there = values(&world.dump("orders").await);
+    // What was in the batch before may have come twice.
+    there.values_mut().for_each(|values| values.dedup());
+    let there: Vec<&str> = there[&0].iter().map(String::as_str).collect();
+    assert!(there.ends_with(&["", "c", "d"]) && there.starts_with(&["a", "b"]), "{there:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_topic_pauses_its_partitions_until_it_is_there() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("known", 1).await;
+    world.topic("unknown", 2).await;
+    broker.create_topic_with(&world.target("known"), 1, 1, &[("retention.ms", "-1")]).await;
+    let mirror = world.bare_mirror().retry_paused(None).spawn().unwrap();
+    for topic in ["known", "unknown"] {
+        world.publish(topic, 100).await;
+    }
+    let error = paused(&mirror, "unknown", 1).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains(&world.target("unknown")), "{error}");
+    caught_up(&mirror).await;
+    world.assert_exactly_once("known").await;
+    broker.create_topic_with(&world.target("unknown"), 2, 1, &[("retention.ms", "-1")]).await;
+    mirror.resume();
+    caught_up(&mirror).await;
+    assert!(mirror.status().partitions.iter().all(|partition| partition.paused.is_none()));
+    stop(mirror).await;
+    world.assert_exactly_once("unknown").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_topic_that_is_deleted_pauses_its_partitions() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("orders", 1).await;
+    world.topic("others", 1).await;
+    world.publish("orders", 100).await;
+    let mirror = world.mirror().retry_paused(None).spawn().unwrap();
+    caught_up(&mirror).await;
+    broker.delete_topic(&world.target("orders")).await;
+    world.publish("orders", 100).await;
+    world.publish("others", 100).await;
+    let error = paused(&mirror, "orders", 0).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    world.assert_exactly_once("others").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_with_fewer_partitions_is_refused_unless_records_go_by_key() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("orders", 4).await;
+    world.publish("orders", 400).await;
+    broker.create_topic_with(&world.target("orders"), 3, 1, &[("retention.ms", "-1")]).await;
+    let error = failed(&world.bare_mirror().spawn().unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("has 4 partitions") && error.to_string().contains("target 3"), "{error}");
+    assert!(world.dump("orders").await.is_empty());
+
+    let mirror = world.bare_mirror().partitions(Partitions::ByKey).spawn().unwrap();
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    let dumped = world.dump("orders").await;
+    assert_eq!(dumped.len(), 400);
+    // Records of one key are in one partition, in the order in which they were written.
+    let mut expected = super::compare::expected(&world.log, "orders");
+    expected.retain(|record| record.key.is_some());
+    let keys: std::collections::BTreeSet<_> = expected.iter().map(|record| record.key.clone()).collect();
+    for key in keys {
+        let there: Vec<_> = dumped.iter().filter(|record| record.key == key).collect();
+        assert!(there.iter().all(|record| record.partition == there[0].partition), "{key:?}");
+        let ids: Vec<_> = there.iter().map(|record| record.header("id")).collect();
+        let id = |record: &super::compare::Forwarded| {
+            let (_, value) = record.headers.iter().find(|(name, _)| name == "id").unwrap();
+            String::from_utf8(value.clone().unwrap()).unwrap()
+        };
+        let written: Vec<String> = expected.iter().filter(|record| record.key == key).map(id).collect();
+        assert_eq!(ids, written.iter().map(|id| Some(id.as_str())).collect::<Vec<_>>(), "{key:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_on_the_way_join() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("orders", 2).await;
+    world.publish("orders", 200).await;
+    let mirror = world.mirror().spawn().unwrap();
+    caught_up(&mirror).await;
+    world.log.add_partitions("orders", 5).await.unwrap();
+    world.publish("orders", 500).await;
+    // Topics, too.
+    world.topic("more", 1).await;
+    world.publish("more", 100).await;
+    crate::support::until("all partitions are mirrored", async || mirror.status().partitions.len() == 6).await;
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    assert_eq!(broker.partitions(&world.target("orders")), Some(5));
+    for topic in ["orders", "more"] {
+        world.assert_exactly_once(topic).await;
+    }
+}
+
+/// Where the mirror may not add partitions to the target, those that are there go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_the_target_lacks_wait_for_it() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("orders", 2).await;
+    broker.create_topic_with(&world.target("orders"), 2, 1, &[("retention.ms", "-1")]).await;
+    let mirror = world.bare_mirror().retry_paused(None).spawn().unwrap();
+    world.publish("orders", 200).await;
+    caught_up(&mirror).await;
+    world.log.add_partitions("orders", 3).await.unwrap();
+    world.publish("orders", 200).await;
+    let error = paused(&mirror, "orders", 2).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    caught_up(&mirror).await;
+    let there = values(&world.dump("orders").await);
+    assert_eq!(there.len(), 2);
+    broker.add_partitions(&world.target("orders"), 3).await;
+    mirror.resume();
+    caught_up(&mirror).await;
+    assert!(mirror.status().partitions.iter().all(|partition| partition.paused.is_none()));
+    stop(mirror).await;
+    world.assert_exactly_once("orders").await;
+}
+
+fn as_user(broker: &Broker, user: &str, password: &str) -> KafkaConfig {
+    KafkaConfig::new(broker.sasl_bootstrap())
+        .security_protocol(SecurityProtocol::SaslPlaintext)
+        .sasl_mechanism(SaslMechanism::ScramSha512)
+        .sasl_username(user)
+        .sasl_password(password)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_is_told_so() {
+    let Some(broker) = Broker::start(Options::new().acl()) else { return };
+    let world = World::new(&broker);
+    for topic in ["open", "closed"] {
+        world.topic(topic, 1).await;
+        world.publish(topic, 100).await;
+        broker.create_topic_with(&world.target(topic), 1, 1, &[("retention.ms", "-1")]).await;
+    }
+    let acl = |change: &str, topic: &str| {
+        let principal = ["--deny-principal", "User:writer", "--operation", "Write", "--topic", topic];
+        broker.tool("acls", &[&["--bootstrap-server", broker.bootstrap(), change, "--force"][..], &principal].concat())
+    };
+    let closed = world.target("closed");
+    tokio::task::block_in_place(|| acl("--add", &closed));
+
+    // Nobody lets it in.
+    for (guarantee, user, password) in [
+        (Guarantee::ExactlyOnce, "writer", "wrong".to_owned()),
+        (Guarantee::ExactlyOnce, "nobody", password("nobody")),
+        (Guarantee::ExactlyOnce, "reader", password("reader")),
+        (Guarantee::AtLeastOnce, "writer", "wrong".to_owned()),
+        (Guarantee::AtLeastOnce, "nobody", password("nobody")),
+        (Guarantee::AtLeastOnce, "reader", password("reader")),
+    ] {
+        let mirror = world.bare_mirror().to(as_user(&broker, user, &password)).guarantee(guarantee).retry_paused(None);
+        let mirror = mirror.spawn().unwrap();
+        let denied = async {
+            tokio::select! {
+                error = failed(&mirror) => error,
+                error = paused(&mirror, "open", 0) => error,
+            }
+        };
+        let error = denied.await;
+        assert_eq!(error.kind(), ErrorKind::Denied, "{guarantee:?} {user}: {error}");
+        let said = format!("{error} {error:?} {:?}", mirror.status());
+        assert!(!said.contains(&password), "{said}");
+        let _ended = mirror.stop().await;
+    }
+
+    // One topic does not take it, the other one does.
+    let writer = as_user(&broker, "writer", &password("writer"));
+    let mirror = world.bare_mirror().to(writer).retry_paused(None).spawn().unwrap();
+    let mut errors = mirror.errors();
+    let error = paused(&mirror, "closed", 0).await;
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    caught_up(&mirror).await;
+    world.assert_exactly_once("open").await;
+    // It is taken away while the mirror runs, and given back.
+    let open = world.target("open");
+    tokio::task::block_in_place(|| acl("--add", &open));
+    world.publish("open", 100).await;
+    while met(&mut errors, ErrorClass::Partition).await.partition != Some(("open".to_owned(), 0)) {}
+    for topic in [&open, &closed] {
+        tokio::task::block_in_place(|| acl("--remove", topic));
+    }
+    mirror.resume();
+    crate::support::until("nothing is paused", async || {
+        mirror.resume();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        mirror.status().partitions.iter().all(|partition| partition.paused.is_none())
+    })
+    .await;
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    for topic in ["open", "closed"] {
+        world.assert_exactly_once(topic).await;
+    }
+}
