@@ -236,7 +236,7 @@ impl Bus {
             #[cfg(feature = "kafka")]
             Store::Kafka(cluster) => {
                 crate::log::names::validate_user_topic_name(&full)?;
-                cluster.create(&full, &settings).await.map(drop)
+                cluster.make(&full, settings).await
             }
         }
     }

@@ -23,7 +23,6 @@ use crate::group::progress::Progress;
 use crate::group::record::Committed;
 use crate::log::settings::TopicSettings;
 use crate::record::{Message, Record};
-use crate::task::block_after;
 
 const STATES: &str = "__dead_letters";
 
@@ -155,13 +154,7 @@ impl Cluster {
             return Ok(known);
         }
         let settings = TopicSettings::default().compaction(true);
-        let mut made = Box::pin(async {
-            match self.find(STATES)? {
-                Some(there) => Ok(there),
-                None => self.create(STATES, &settings).await,
-            }
-        });
-        block_after(0, |waking| made.as_mut().poll(waking))
+        self.ensure(STATES, &settings)
     }
 
     /// What keys wait for: open dead letters of events of these partitions, and replays that are not done.

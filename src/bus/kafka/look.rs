@@ -1,23 +1,21 @@
 //! Looking at what is in Kafka, and deleting it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::Offset;
 
-use super::clients::{self, Background, admin_options};
+use super::clients::{self, admin_options};
 use super::desk::{Place, place_of};
-use super::topics::TopicInfo;
-use super::{ANSWER_MAX, Cluster, note, place_list, places_of};
+use super::{Cluster, note, place_list, places_of};
 use crate::consumer::TopicPartition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::progress::Progress;
 use crate::handle::GroupPartition;
 use crate::kafka::from_kafka;
-use crate::log::names::is_reserved;
 use crate::task::unblock;
 use crate::text::quoted;
 
@@ -29,7 +27,7 @@ impl Cluster {
         let failed = |error| from_kafka(format!("cannot delete the events of topic {}", quoted(name)), error);
         let mut list = place_list(&places_of(&topic));
         list.set_all_offsets(Offset::End).map_err(failed)?;
-        let done = self.admin.delete_records(&list, &admin_options()).await.map_err(failed)?;
+        let done = clients::admin(&self.config)?.delete_records(&list, &admin_options()).await.map_err(failed)?;
         let wrong = done.elements().iter().find_map(|one| one.error().err());
         wrong.map_or(Ok(()), |error| Err(failed(error)))
     }
@@ -39,15 +37,16 @@ impl Cluster {
         if places.is_empty() {
             return Ok(HashMap::new());
         }
-        let asking = |error| from_kafka(format!("cannot find out what group {} has finished", quoted(group)), error);
-        let client: BaseConsumer<Background> =
-            clients::outsider(&self.config, group).map_err(|error| error_of(group, error))?;
-        let list = client.committed_offsets(place_list(places), ANSWER_MAX).map_err(asking)?;
+        let client = clients::outsider(&self.config, group)?;
+        let context = format!("cannot find out what group {} has finished", quoted(group));
+        let list = clients::asked(&**self.clock(), &client, &context, |client, slice| {
+            client.committed_offsets(place_list(places), slice)
+        })?;
         let mut found = HashMap::new();
         for one in list.elements() {
             match one.error() {
                 Err(KafkaError::OffsetFetch(Code::UnknownTopicOrPartition)) => continue,
-                other => other.map_err(asking)?,
+                other => other.map_err(|error| from_kafka(context.as_str(), error))?,
             }
             if let Offset::Offset(offset) = one.offset() {
                 let offset = u64::try_from(offset).unwrap_or(0);
@@ -70,7 +69,7 @@ impl Cluster {
     fn lag_now(&self, group: &str, reads: impl Fn(&str) -> bool) -> Result<Vec<GroupPartition>> {
         self.check_open()?;
         let mut places = Vec::new();
-        for topic in self.all_places()?.into_iter().filter(|topic| !is_reserved(&topic.name)) {
+        for topic in self.all_topics()? {
             places.extend(places_of(&topic));
         }
         let committed = self.committed(group, &places)?;
@@ -130,26 +129,4 @@ impl Cluster {
         })?;
         Ok(oldest)
     }
-
-    fn all_places(&self) -> Result<Vec<TopicInfo>> {
-        let metadata = self
-            .query
-            .fetch_metadata(None, ANSWER_MAX)
-            .map_err(|error| from_kafka("cannot find out which topics there are", error))?;
-        let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
-        let info = |topic: &rdkafka::metadata::MetadataTopic| TopicInfo {
-            name: topic.name().into(),
-            partitions: u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX),
-        };
-        Ok(there.map(info).collect())
-    }
-
-    /// The names of all topics.
-    pub(super) fn all_topics(&self) -> Result<HashSet<String>> {
-        Ok(self.all_places()?.into_iter().map(|topic| topic.name.to_string()).collect())
-    }
-}
-
-fn error_of(group: &str, error: Error) -> Error {
-    Error::with_source(error.kind(), format!("cannot ask about group {}", quoted(group)), error)
 }

@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::oneshot;
 
-use super::clients::{self, Background};
+use super::clients;
 use super::desk::{Desk, Place, State};
 use super::ends::Ends;
 use super::records::{Names, message};
@@ -24,7 +24,7 @@ use super::take_over::TakeOver;
 use super::wanted::Wanted;
 use super::{Cluster, place_list};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{Class, KafkaConfig, class, from_kafka};
+use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_kafka};
 
 /// How long one look for events takes if there are none, and if something else is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -43,7 +43,7 @@ pub(super) struct Member {
 
 /// What happens when partitions come and go.
 pub(super) struct Rebalancing {
-    background: Background,
+    background: KafkaContext,
     desk: Arc<Desk>,
     /// How long the driver may take to finish what is under way.
     patience: Duration,
@@ -57,7 +57,7 @@ enum News {
 }
 
 impl ClientContext for Rebalancing {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Background::ENABLE_REFRESH_OAUTH_TOKEN;
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = KafkaContext::ENABLE_REFRESH_OAUTH_TOKEN;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.background.log(level, facility, line);
@@ -97,7 +97,7 @@ impl ConsumerContext for Rebalancing {
 impl Member {
     pub(super) fn new(config: &KafkaConfig, desk: &Arc<Desk>, name: Option<&str>, patience: Duration) -> Result<Self> {
         let context = Rebalancing {
-            background: Background::of(config),
+            background: KafkaContext::new(config),
             desk: Arc::clone(desk),
             patience,
             news: std::sync::Mutex::default(),

@@ -6,12 +6,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::{Bus, BusSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Log, LogBuilder};
-use crate::kafka::KafkaConfig;
+use crate::kafka::{Admin, KafkaConfig};
 use crate::log::engine::Engine;
 use crate::storage::Clock;
 
@@ -38,7 +39,7 @@ pub(super) use publish::publish;
 pub(super) use records::{Outgoing, encoded};
 pub(super) use topics::{TopicInfo, not_found};
 
-use clients::{Admin, Producer, Query};
+use clients::{Client, Producer};
 use desk::Place;
 use writer::Writer;
 
@@ -55,7 +56,7 @@ pub(super) struct Cluster {
     config: KafkaConfig,
     /// Its clock, and whether the bus is closed: there are no events in it.
     engine: Arc<Engine>,
-    query: Query,
+    query: Client,
     admin: Admin,
     producer: Mutex<Producer>,
     /// For events that are published as one.
@@ -116,7 +117,7 @@ impl Cluster {
         let id = format!("annals-{:016x}{:016x}", engine.env.random.next_u64(), engine.env.random.next_u64());
         Ok(Arc::new(Self {
             query: clients::query(&config)?,
-            admin: clients::admin(&config)?,
+            admin: Admin::new(&config)?,
             producer: Mutex::new(clients::producer(&config)?),
             batches: Mutex::default(),
             topics: RwLock::default(),
@@ -132,6 +133,11 @@ impl Cluster {
 
     fn now(&self) -> Duration {
         self.clock().monotonic()
+    }
+
+    /// Asks where partitions begin and end.
+    fn asked<T>(&self, context: &str, ask: impl Fn(&Client, Duration) -> Result<T, KafkaError>) -> Result<T> {
+        clients::asked(&**self.clock(), &self.query, context, ask)
     }
 
     fn check_open(&self) -> Result<()> {

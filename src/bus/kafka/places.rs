@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 
 use super::desk::Place;
-use super::{ANSWER_MAX, Cluster, place_list};
+use super::{Cluster, place_list};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::from_kafka;
 use crate::replay::Start;
 
 impl Cluster {
@@ -18,13 +17,16 @@ impl Cluster {
         if places.is_empty() {
             return Ok(HashMap::new());
         }
-        let asking = |error| from_kafka("cannot find out where partitions begin and end", error);
-        let mut list = place_list(places);
-        list.set_all_offsets(time).map_err(asking)?;
-        let found: TopicPartitionList = self.query.offsets_for_times(list, ANSWER_MAX).map_err(asking)?;
+        const ASKING: &str = "cannot find out where partitions begin and end";
+        let found: TopicPartitionList = self.asked(ASKING, |query, slice| {
+            let mut list = place_list(places);
+            list.set_all_offsets(time)?;
+            let found = query.offsets_for_times(list, slice)?;
+            found.elements().iter().try_for_each(TopicPartitionListElem::error)?;
+            Ok(found)
+        })?;
         let mut offsets = HashMap::new();
         for one in found.elements() {
-            one.error().map_err(asking)?;
             let offset = match one.offset() {
                 Offset::Offset(offset) => u64::try_from(offset).ok(),
                 _ => None,

@@ -1,17 +1,17 @@
 //! The topics of a cluster: which there are, and making them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::admin::ResourceSpecifier;
+use rdkafka::error::KafkaError;
 
-use super::clients::admin_options;
-use super::{ANSWER_MAX, Cluster};
+use super::Cluster;
+use super::clients::{self, admin_options};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::from_kafka;
+use crate::kafka::{NewTopic, from_kafka};
 use crate::log::names::validate_topic_name;
 use crate::log::settings::{Compression, TopicSettings};
 use crate::task::unblock;
@@ -35,11 +35,12 @@ impl TopicInfo {
             _ => Ok(()),
         }
     }
-}
 
-/// How long it may take until a topic that was made is known to the brokers.
-const KNOWN_WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+    fn of(topic: &crate::kafka::TopicInfo) -> Self {
+        let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+        Self { name: topic.name.as_str().into(), partitions }
+    }
+}
 
 impl Cluster {
     /// A topic that somebody here has asked for before.
@@ -52,26 +53,18 @@ impl Cluster {
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    fn remember(&self, info: TopicInfo) -> Arc<TopicInfo> {
-        let info = Arc::new(info);
-        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        topics.insert(Arc::clone(&info.name), Arc::clone(&info));
-        info
-    }
-
     /// The topic, if there is one. Asks the cluster.
     pub(super) fn find(&self, name: &str) -> Result<Option<Arc<TopicInfo>>> {
-        let asking = |error| from_kafka(format!("cannot find out whether there is a topic {}", quoted(name)), error);
-        let metadata = self.query.fetch_metadata(Some(name), ANSWER_MAX).map_err(asking)?;
-        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else { return Ok(None) };
-        match topic.error().map(Code::from) {
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => return Ok(None),
-            Some(code) if topic.partitions().is_empty() => return Err(asking(KafkaError::MetadataFetch(code))),
-            _ if topic.partitions().is_empty() => return Ok(None),
-            _ => {}
-        }
-        let partitions = u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX);
-        Ok(Some(self.remember(TopicInfo { name: name.into(), partitions })))
+        let Some(found) = self.admin.describe(name)? else { return Ok(None) };
+        let info = Arc::new(TopicInfo::of(&found));
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        topics.insert(Arc::clone(&info.name), Arc::clone(&info));
+        Ok(Some(info))
+    }
+
+    /// All topics but annals' and Kafka's own.
+    pub(super) fn all_topics(&self) -> Result<Vec<TopicInfo>> {
+        Ok(self.admin.topics()?.iter().map(TopicInfo::of).collect())
     }
 
     /// The topic; made with these settings if there is none.
@@ -81,55 +74,77 @@ impl Cluster {
         settings: Option<TopicSettings>,
     ) -> Result<Arc<TopicInfo>> {
         self.check_open()?;
-        if let Some(known) = self.known(name) {
-            return Ok(known);
+        match self.known(name) {
+            Some(known) => Ok(known),
+            None => {
+                self.away(name, move |cluster, name| match (cluster.find(name)?, settings) {
+                    (Some(found), _) => Ok(found),
+                    (None, Some(settings)) => cluster.create(name, &settings),
+                    (None, None) => Err(not_found(name)),
+                })
+                .await
+            }
         }
-        if let Some(found) = self.find_away(name).await? {
-            return Ok(found);
-        }
-        match settings {
-            Some(settings) => self.create(name, &settings).await,
-            None => Err(not_found(name)),
-        }
-    }
-
-    /// [`find`](Self::find), where it holds nobody up.
-    pub(in crate::bus) async fn find_away(self: &Arc<Self>, name: &str) -> Result<Option<Arc<TopicInfo>>> {
-        let (cluster, name) = (Arc::clone(self), name.to_owned());
-        unblock(move || cluster.find(&name)).await
     }
 
     /// Makes a topic. One that is there already is left as it is.
-    pub(in crate::bus) async fn create(
+    pub(in crate::bus) async fn make(self: &Arc<Self>, name: &str, settings: TopicSettings) -> Result<()> {
+        self.check_open()?;
+        self.away(name, move |cluster, name| cluster.create(name, &settings).map(drop)).await
+    }
+
+    /// [`find`](Self::find), where it holds nobody up.
+    pub(super) async fn find_away(self: &Arc<Self>, name: &str) -> Result<Option<Arc<TopicInfo>>> {
+        self.away(name, |cluster, name| cluster.find(name)).await
+    }
+
+    /// Asks the cluster about a topic on a thread that may wait.
+    async fn away<R: Send + 'static>(
         self: &Arc<Self>,
         name: &str,
-        settings: &TopicSettings,
-    ) -> Result<Arc<TopicInfo>> {
+        ask: impl FnOnce(&Self, &str) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let (cluster, name) = (Arc::clone(self), name.to_owned());
+        unblock(move || ask(&cluster, &name)).await
+    }
+
+    /// Makes a topic. One that is there already is left as it is.
+    pub(super) fn create(&self, name: &str, settings: &TopicSettings) -> Result<Arc<TopicInfo>> {
         validate_topic_name(name)?;
         settings.validate()?;
         let config = config_of(name, settings)?;
-        let partitions = i32::try_from(settings.partitions).unwrap_or(i32::MAX);
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(BROKERS_DEFAULT));
-        for (key, value) in &config {
-            topic = topic.set(key, value);
+        let config: BTreeMap<String, String> = config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let topic = NewTopic { name: name.to_owned(), partitions: settings.partitions, replication: None, config };
+        self.admin.create(&topic)?;
+        self.find(name)?.ok_or_else(|| not_found(name))
+    }
+
+    /// Makes a topic, or gives it more partitions, so that it has at least as many as the settings say.
+    pub(super) fn ensure(&self, name: &str, settings: &TopicSettings) -> Result<Arc<TopicInfo>> {
+        let there = match self.find(name)? {
+            Some(there) => there,
+            None => self.create(name, settings)?,
+        };
+        if there.partitions >= settings.partitions {
+            return Ok(there);
         }
-        let failed = |error| from_kafka(format!("cannot make the topic {}", quoted(name)), error);
-        let made = self.admin.create_topics([&topic], &admin_options()).await.map_err(failed)?;
-        for one in made {
-            match one {
-                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(failed(KafkaError::AdminOp(code))),
-            }
-        }
-        let (cluster, name) = (Arc::clone(self), name.to_owned());
-        unblock(move || cluster.wait_for(&name, 1)).await
+        self.admin.add_partitions(name, settings.partitions)?;
+        self.find(name)?.ok_or_else(|| not_found(name))
     }
 
     /// Whether only the last record of each key of a topic is kept.
     pub(in crate::bus) async fn is_compacted(&self, name: &str) -> Result<bool> {
+        if self.config.has_tokens() {
+            tracing::warn!(
+                topic = name,
+                "it is not looked whether the topic is compacted: there are no tokens for that"
+            );
+            return Ok(false);
+        }
         let failed = |error| from_kafka(format!("cannot look at the settings of topic {}", quoted(name)), error);
         let asked = [ResourceSpecifier::Topic(name)];
-        let answers = self.admin.describe_configs(&asked, &admin_options()).await.map_err(failed)?;
+        let admin = clients::admin(&self.config)?;
+        let answers = admin.describe_configs(&asked, &admin_options()).await.map_err(failed)?;
         for answer in answers {
             let config = answer.map_err(|code| failed(KafkaError::AdminOp(code)))?;
             if let Some(policy) = config.get("cleanup.policy").and_then(|entry| entry.value.as_deref()) {
@@ -138,44 +153,7 @@ impl Cluster {
         }
         Ok(false)
     }
-
-    /// Gives a topic more partitions, if it has fewer.
-    pub(super) async fn widen(self: &Arc<Self>, topic: &TopicInfo, partitions: u32) -> Result<Arc<TopicInfo>> {
-        let count = usize::try_from(partitions).unwrap_or(usize::MAX);
-        let failed =
-            |error| from_kafka(format!("cannot give the topic {} more partitions", quoted(&topic.name)), error);
-        let done = self.admin.create_partitions([&NewPartitions::new(&topic.name, count)], &admin_options()).await;
-        for one in done.map_err(failed)? {
-            match one {
-                // Somebody else was faster.
-                Ok(_) | Err((_, Code::InvalidPartitions)) => {}
-                Err((_, code)) => return Err(failed(KafkaError::AdminOp(code))),
-            }
-        }
-        let (cluster, name) = (Arc::clone(self), topic.name.to_string());
-        unblock(move || cluster.wait_for(&name, partitions)).await
-    }
-
-    /// Waits until the brokers know of a topic with so many partitions.
-    fn wait_for(&self, name: &str, partitions: u32) -> Result<Arc<TopicInfo>> {
-        let until = self.now().saturating_add(KNOWN_WITHIN);
-        loop {
-            match self.find(name)? {
-                Some(found) if found.partitions >= partitions => return Ok(found),
-                _ if self.now() >= until => {
-                    return Err(Error::new(
-                        ErrorKind::Unavailable,
-                        format!("the topic {} was made, and the brokers still do not know of it", quoted(name)),
-                    ));
-                }
-                _ => std::thread::sleep(LOOK_EVERY),
-            }
-        }
-    }
 }
-
-/// As many replicas as the brokers are set to make.
-const BROKERS_DEFAULT: i32 = -1;
 
 pub(in crate::bus) fn not_found(name: impl fmt::Display) -> Error {
     let name = name.to_string();

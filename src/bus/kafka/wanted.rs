@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::group::pattern::Subscription as Names;
 use crate::kafka::from_kafka;
 use crate::log::settings::TopicSettings;
-use crate::task::block_after;
 
 /// How often is looked for topics that match a pattern and were not there before.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -60,7 +59,8 @@ impl Wanted {
         self.look_at = time.saturating_add(LOOK_EVERY);
         let mut topics: BTreeSet<String> = self.names.names.iter().map(ToString::to_string).collect();
         if self.has_patterns {
-            topics.extend(cluster.all_topics()?.into_iter().filter(|topic| self.names.matches(topic)));
+            let there = cluster.all_topics()?.into_iter().map(|topic| topic.name.to_string());
+            topics.extend(there.filter(|topic| self.names.matches(topic)));
         }
         if self.replays {
             for topic in topics.clone() {
@@ -93,15 +93,6 @@ pub(super) fn ensure_replays(cluster: &Arc<Cluster>, topic: &str) -> Result<Stri
     let Some(source) = cluster.find(topic)? else { return Err(super::topics::not_found(topic)) };
     let settings =
         TopicSettings { partitions: source.partitions, record_bytes_max: 64 << 20, ..TopicSettings::default() };
-    let mut made = Box::pin(async {
-        let there = match cluster.find(&name)? {
-            Some(there) => there,
-            None => cluster.create(&name, &settings).await?,
-        };
-        if there.partitions < source.partitions {
-            cluster.widen(&there, source.partitions).await?;
-        }
-        Ok(name.clone())
-    });
-    block_after(0, |waking| made.as_mut().poll(waking))
+    cluster.ensure(&name, &settings)?;
+    Ok(name)
 }

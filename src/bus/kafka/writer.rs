@@ -12,11 +12,11 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::clients::{Background, transactional};
+use super::clients::transactional;
 use super::records::{Outgoing, millis};
 use super::{ANSWER_MAX, TRANSACTION_MAX};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{KafkaConfig, from_kafka};
+use crate::kafka::{KafkaConfig, KafkaContext, from_kafka};
 use crate::log::settings::Durability;
 use crate::producer::Receipt;
 use crate::segment::lock;
@@ -70,12 +70,12 @@ struct Got {
 }
 
 struct Told {
-    background: Background,
+    background: KafkaContext,
     answers: Arc<Answers>,
 }
 
 impl ClientContext for Told {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Background::ENABLE_REFRESH_OAUTH_TOKEN;
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = KafkaContext::ENABLE_REFRESH_OAUTH_TOKEN;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.background.log(level, facility, line);
@@ -117,7 +117,7 @@ const WRITE: &str = "cannot write a transaction";
 impl Writer {
     /// A writer of this name. An earlier one of the same name is shut out, and what it has begun is brought to its end.
     pub(super) fn open(config: &KafkaConfig, id: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        let context = Told { background: Background::of(config), answers: Arc::default() };
+        let context = Told { background: KafkaContext::new(config), answers: Arc::default() };
         let producer = ThreadedProducer::from_config_and_context(&transactional(config, id), context)
             .map_err(|error| from_kafka("cannot make a producer of transactions", error))?;
         let writer = Self { producer, clock };
