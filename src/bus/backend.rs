@@ -199,6 +199,10 @@ impl Output {
 pub(super) type Commit = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Where a subscription has its events from, and says that they are done.
+#[cfg_attr(
+    feature = "kafka",
+    expect(clippy::large_enum_variant, reason = "there is one for a subscription, and a log's is to be at hand")
+)]
 pub(super) enum Feed {
     Log(Consumer),
     #[cfg(feature = "kafka")]

@@ -61,12 +61,15 @@ struct Answers {
     more: Condvar,
 }
 
+/// Partition and offset.
+type Delivered = Result<(i32, i64), Code>;
+
 #[derive(Default)]
 struct Got {
     /// Which transaction it is.
     number: u64,
-    /// By the places of the records among those of the transaction: partition and offset.
-    list: Vec<(usize, std::result::Result<(i32, i64), Code>)>,
+    /// By the places of the records among those of the transaction.
+    list: Vec<(usize, Delivered)>,
 }
 
 struct Told {

@@ -44,7 +44,8 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
     }
     tokio::time::timeout(2 * PATIENCE, subscription.idle()).await.unwrap().unwrap();
     soon("it ends", subscription.unsubscribe()).await.unwrap();
-    let mut outputs: Vec<u64> = bus.history(OTHERS, 10_000).await.unwrap().into_iter().filter_map(|it| it.into_value()).collect();
+    let mut outputs: Vec<u64> =
+        bus.history(OTHERS, 10_000).await.unwrap().into_iter().filter_map(|it| it.into_value()).collect();
     outputs.sort_unstable();
     // The one that was refused may have been written after all, when the broker came back.
     outputs.retain(|value| *value != u64::MAX);

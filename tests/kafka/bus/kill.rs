@@ -176,9 +176,7 @@ fn kills_leave_each_output_once() {
 
 /// By what Kafka's own client has read, of committed transactions.
 fn check(outputs: &[Dumped], letters: &[Dumped], published: u64) {
-    let value = |record: &Dumped| -> u64 {
-        String::from_utf8(record.value.clone().unwrap()).unwrap().parse().unwrap()
-    };
+    let value = |record: &Dumped| -> u64 { String::from_utf8(record.value.clone().unwrap()).unwrap().parse().unwrap() };
     let mut by_key: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
     for record in outputs {
         by_key.entry(record.key.clone().unwrap()).or_default().push(value(record));
