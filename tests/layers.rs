@@ -129,6 +129,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "partitioner",
             "record",
             "event",
+            "kafka",
             "storage",
             "segment",
             "log",

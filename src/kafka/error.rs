@@ -150,7 +150,7 @@ pub(crate) fn from_kafka(context: impl Into<String>, error: KafkaError) -> Error
 }
 
 /// The public error for a code that came with a sentence.
-pub(super) fn from_code(context: impl Into<String>, code: Code, reason: String) -> Error {
+pub(crate) fn from_code(context: impl Into<String>, code: Code, reason: String) -> Error {
     Error::with_source(kind(code), context, Reported(reason))
 }
 

@@ -10,4 +10,4 @@ pub(crate) use admin::{Admin, NewTopic, TopicInfo};
 pub use config::{Acks, KafkaCompression, KafkaConfig, SaslMechanism, SecurityProtocol};
 pub(crate) use context::KafkaContext;
 pub use context::{OAuthToken, TokenError};
-pub(crate) use error::{Class, class, class_of, code, from_kafka};
+pub(crate) use error::{Class, class, class_of, code, from_code, from_kafka};

@@ -136,8 +136,8 @@ impl Runner {
                 let headers = lane.texts.skipped(offset, &error);
                 let target = Arc::clone(&lane.target);
                 let key = message.key().map(|key| &**key);
-                let outgoing =
-                    Outgoing { topic: &target, partition, key, value: Some(&[]), headers, timestamp: millis(&message) };
+                // The mark's own time: that of the record may be what is refused.
+                let outgoing = Outgoing { topic: &target, partition, key, value: Some(&[]), headers, timestamp: None };
                 self.send_mark(session, index, offset, outgoing)?;
             }
         }

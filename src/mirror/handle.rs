@@ -85,12 +85,13 @@ impl Mirror {
         let names = runner.names.clone();
         let of_thread = Arc::clone(&shared);
         let work = move || {
-            let _alone = alone;
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run()));
             let failure = match ended {
                 Ok(ended) => ended.err(),
                 Err(_) => Some(Error::new(ErrorKind::Failed, "a function of the application has panicked in a mirror")),
             };
+            // Who is told that it has ended may begin another one.
+            drop(alone);
             of_thread.end(failure);
         };
         let thread = std::thread::Builder::new()

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where it must, on the real clock")]
 
 mod brokers;
+mod bus;
 mod mirror;
 mod source;
 mod support;

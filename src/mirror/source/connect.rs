@@ -45,7 +45,8 @@ impl Runner {
     /// Connects, and finds the place of each partition.
     pub(super) fn connect(&mut self) -> Result<Session, Trouble> {
         let log = self.settings.log.clone();
-        let admin = Admin::new(&self.kafka)?.within(ANSWER_MAX);
+        let shared = Arc::clone(&self.shared);
+        let admin = Admin::new(&self.kafka)?.within(ANSWER_MAX).unless(move || shared.is_stopping());
         let cluster = admin.cluster_id()?;
         let topic = checkpoint::open(&log)?;
         let known = checkpoint::read_all(&log, &self.settings.name)?;
