@@ -102,7 +102,10 @@ async fn it_says_what_is_wrong_and_answers_with_an_exit_code() {
     let file = config(dir.path(), &lines);
     let mut first = command(&data, &file, &[]).spawn().unwrap();
     let target = format!("{prefix}.orders");
-    until("the first is at work", async || broker.partitions(&target) == Some(1) && broker.end(&target, 0) > 0).await;
+    until("the first is at work", async || {
+        broker.partitions(&target) == Some(1) && broker.dump(&target).await.len() == 1
+    })
+    .await;
     let (code, out, err) = ended(command(&data, &file, &["--until-caught-up"]).spawn().unwrap()).await;
     assert_eq!((code, &*err), (0, ""), "{out}");
     orders.produce(Record::new("b".into())).await.unwrap();

@@ -3,6 +3,8 @@
 
 mod brokers;
 mod bus;
+#[cfg(feature = "cli")]
+mod command;
 mod mirror;
 mod source;
 mod support;
