@@ -17,6 +17,26 @@ use crate::units::{parse_size, parse_time, shown_size, shown_time};
 
 const SECTION: &str = "mirror";
 
+const KEYS: &[&str] = &[
+    "name",
+    "topics",
+    "guarantee",
+    "partitions",
+    "prefix",
+    "create_topics",
+    "on_refused",
+    "dead_letter",
+    "on_breach",
+    "hold_retention",
+    "hold_bytes_max",
+    "hold_age_max",
+    "forward_foreign",
+    "checkpoint_topic",
+    "commit_interval",
+    "in_flight_bytes_max",
+    "retry_paused",
+];
+
 /// What a configuration file says about a mirror, in its section `[mirror]`; `docs/CONFIGURATION.md` lists the keys. What it does not
 /// say is left as it is. How the cluster is reached is a section of its own, which [`KafkaConfig`](super::KafkaConfig) reads.
 ///
@@ -83,25 +103,6 @@ impl MirrorConfig {
     }
 
     fn read(table: &Table) -> Result<Self> {
-        const KEYS: &[&str] = &[
-            "name",
-            "topics",
-            "guarantee",
-            "partitions",
-            "prefix",
-            "create_topics",
-            "on_refused",
-            "dead_letter",
-            "on_breach",
-            "hold_retention",
-            "hold_bytes_max",
-            "hold_age_max",
-            "forward_foreign",
-            "checkpoint_topic",
-            "commit_interval",
-            "in_flight_bytes_max",
-            "retry_paused",
-        ];
         let section = Section::new(SECTION, table, KEYS)?;
         let on_refused = section.word("on_refused", &[("stop", OnRefused::Stop), ("skip", OnRefused::Skip)])?;
         let dead_letter = section.text("dead_letter")?.map(OnRefused::DeadLetter);
@@ -406,6 +407,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_is_complete() {
+        let text = include_str!("../../docs/CONFIGURATION.md");
+        let section = text.split("## `[mirror]`").nth(1).unwrap();
+        for key in super::KEYS {
+            assert!(section.contains(&format!("| `{key}` |")), "`{key}` is not there");
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_named_with_what_is_allowed() {
         for (line, part) in [
             ("topic = []", "`mirror.topic` is unknown; did you mean `topics`?"),
@@ -417,7 +427,7 @@ mod tests {
             ("partitions = 3", "`mirror.partitions` is 3; \"preserve\" and \"by_key\" are allowed"),
             ("create_topics = true", "a table is allowed"),
             ("create_topics = { partitions = 0 }", "`mirror.create_topics.partitions` is 0; 1 to 10000 are allowed"),
-            ("create_topics = { replicas = 1 }", "did you mean `replication`?"),
+            ("create_topics = { replicas = 1 }", "`mirror.create_topics.replicas` is unknown; known are `partitions`"),
             ("create_topics = { config = { a = [] } }", "a table of texts is allowed"),
             ("on_refused = \"drop\"", "\"stop\" and \"skip\" are allowed"),
             ("on_refused = \"skip\"\ndead_letter = \"d\"", "one of the two is allowed"),

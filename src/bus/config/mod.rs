@@ -94,17 +94,21 @@ impl Config {
         Ok(Self { table, sections, bus })
     }
 
-    /// The configuration that a text says.
+    /// The configuration that a text says. The sections `[kafka]` and `[mirror]` are let be, and none of what they say is kept: with the
+    /// feature `kafka`, `KafkaConfig` and `MirrorConfig` read them from the same text.
     ///
     /// # Errors
     ///
     /// [`Invalid`](ErrorKind::Invalid) for a text that is no TOML, for keys that are unknown, and for values outside of what is allowed.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             Error::invalid(format!("the configuration is no TOML, in line {line}: {}", error.message()))
         })?;
+        for section in schema::OTHERS {
+            table.remove(*section);
+        }
         Self::new(read::table(schema::ROOT, "", table)?)
     }
 

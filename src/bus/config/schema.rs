@@ -76,6 +76,9 @@ pub(super) const ROOT: Keys = &[
     ("subscriptions", Node::Named(SUBSCRIPTION)),
 ];
 
+/// Sections of the same file that are read elsewhere. There may be passwords in them.
+pub(super) const OTHERS: &[&str] = &["kafka", "mirror"];
+
 const LOG: Keys = &[
     ("commit_bytes_max", size(*ranges::COMMIT_BYTES_MAX.start(), *ranges::COMMIT_BYTES_MAX.end())),
     ("journal_bytes", size(2 * *ranges::COMMIT_BYTES_MAX.start(), ranges::JOURNAL_BYTES_MAX)),
