@@ -49,10 +49,17 @@ pub(crate) async fn tell(name: &str, help: &str, run: impl AsyncFnOnce(Args) -> 
 }
 
 /// Lets a child process work in the directory until it is killed. Answers whether it was: there may have been less to do.
+#[allow(dead_code, reason = "an example that tells its child something calls the other")]
 pub(crate) fn crash(args: &Args, dir: &Path, after: u64) -> Result<bool, Failure> {
+    crash_with(args, dir, after, &[])
+}
+
+/// [`crash`], with environment variables for the child.
+pub(crate) fn crash_with(args: &Args, dir: &Path, after: u64, variables: &[(&str, String)]) -> Result<bool, Failure> {
     let program = std::env::current_exe().map_err(|error| Failure::Unusable(format!("cannot find itself: {error}")))?;
     let mut child = Command::new(program);
     child.arg("--dir").arg(dir).arg("--crash-after").arg(after.to_string()).arg("--").args(&args.path);
+    child.envs(variables.iter().map(|(name, value)| (name, value)));
     match child.stdout(Stdio::null()).status().map(|status| status.code()) {
         Ok(Some(0)) => Ok(false),
         // It has said why on stderr, which is ours.

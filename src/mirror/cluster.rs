@@ -15,8 +15,9 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn new(kafka: &KafkaConfig) -> Result<Self> {
-        Ok(Self { admin: Admin::new(kafka)?, kafka: kafka.clone() })
+    /// Nothing is asked again once `given_up` says so.
+    pub(super) fn new(kafka: &KafkaConfig, given_up: impl Fn() -> bool + Send + Sync + 'static) -> Result<Self> {
+        Ok(Self { admin: Admin::new(kafka)?.unless(given_up), kafka: kafka.clone() })
     }
 
     pub(super) fn checkpoints(

@@ -1,5 +1,6 @@
 //! Ending a transaction, and finding out what is wrong if it cannot be committed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,10 +19,12 @@ use super::shared::Counters;
 use super::status::ErrorClass;
 use crate::consumer::TopicPartition;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{Class, class, from_kafka};
+use crate::kafka::{Class, class, code, from_kafka};
 
 /// How often the place is committed in the log where it is only a copy of what the target has.
 const CACHE_EVERY: Duration = Duration::from_secs(1);
+/// How long what was sent is waited for before it is looked whether its topics are still there.
+const LOOK_TARGETS: Duration = Duration::from_secs(3);
 
 impl Runner {
     /// The group under which the log shows how far the mirror has come.
@@ -38,12 +41,14 @@ impl Runner {
             if self.settings.guarantee == Guarantee::ExactlyOnce {
                 self.send_checkpoints(session)?;
             }
-            let is_late = self.is_late();
-            session.producer.flush(is_late)?;
+            self.flush(session)?;
         }
         let failed = session.producer.take_failed();
         if !failed.is_empty() {
-            return Err(self.failed(&failed));
+            if let Some(broken) = session.producer.broken("the target has not taken what it was sent") {
+                return Err(broken);
+            }
+            return Err(self.failed(&failed, session.producer.refusal()));
         }
         match self.settings.guarantee {
             Guarantee::ExactlyOnce => {
@@ -67,14 +72,40 @@ impl Runner {
         let time = self.settings.log.now().timestamp_micros();
         counters.last_commit.store(time.max(1) as u64, Ordering::Relaxed);
         self.unit.forget();
+        self.suspects.pop();
         self.stale = true;
         Ok(())
+    }
+
+    /// Waits until everything is delivered. A transaction waits for a topic that is not there any more as long as it may, and everything
+    /// waits with it: so that is looked for meanwhile.
+    fn flush(&self, session: &Session) -> Result<(), Trouble> {
+        let is_late = self.is_late();
+        let (looked_at, gone) = (Cell::new(self.now()), Cell::new(false));
+        let give_up = || {
+            if self.now().saturating_sub(looked_at.get()) >= LOOK_TARGETS {
+                let mut targets = self.targets().into_iter();
+                // Who cannot be asked does not say that it is gone.
+                gone.set(targets.any(|target| matches!(session.cluster.admin.describe(&target), Ok(None))));
+                looked_at.set(self.now());
+            }
+            gone.get() || is_late()
+        };
+        match session.producer.flush(give_up) {
+            Err(Trouble::Stopped) if gone.get() => Err(Trouble::Again),
+            flushed => flushed,
+        }
+    }
+
+    /// The topics of the target that the transaction is about.
+    fn targets(&self) -> BTreeSet<Arc<str>> {
+        self.lanes.iter().filter(|lane| lane.has_changed()).map(|lane| Arc::clone(&lane.target)).collect()
     }
 
     /// Whether it was told to stop so long ago that it does not wait any longer.
     fn is_late(&self) -> impl Fn() -> bool + use<> {
         let (shared, log) = (Arc::clone(&self.shared), self.settings.log.clone());
-        let since = std::cell::Cell::new(None);
+        let since = Cell::new(None);
         move || {
             if !shared.is_stopping() {
                 return false;
@@ -151,7 +182,7 @@ impl Runner {
     }
 
     /// Why records were not delivered, and what follows. Whatever it is, the transaction is aborted.
-    fn failed(&mut self, failed: &[(usize, Code)]) -> Trouble {
+    fn failed(&mut self, failed: &[(usize, Code)], refusal: Option<KafkaError>) -> Trouble {
         let mut by_lane: BTreeMap<usize, Vec<(u64, Code)>> = BTreeMap::new();
         let mut passing = None;
         for (number, code) in failed {
@@ -179,13 +210,37 @@ impl Runner {
         for (index, failed) in by_lane {
             self.lane_failed(index, &failed);
         }
-        match (found, passing) {
-            (true, _) => Trouble::Again,
-            (false, Some(error)) => Trouble::Passing(error),
-            (false, None) => {
+        match (found, passing, refusal) {
+            (true, ..) => Trouble::Again,
+            (false, Some(error), _) => Trouble::Passing(error),
+            (false, None, Some(refusal)) => self.transaction_failed(refusal),
+            (false, None, None) => {
                 Trouble::Passing(Error::new(ErrorKind::Unavailable, "the target has not taken what it was sent"))
             }
         }
+    }
+
+    /// No record is to blame, but the transaction as a whole. If it is for one of its topics, that is found by sending to each of them by
+    /// itself.
+    fn transaction_failed(&mut self, refusal: KafkaError) -> Trouble {
+        let is_about_topic = code(&refusal).is_some_and(|code| class(code) == Class::Partition);
+        if !is_about_topic {
+            return Trouble::of("the target has not taken a transaction", refusal);
+        }
+        let mut targets = self.targets().into_iter();
+        let (Some(target), None) = (targets.next(), targets.next()) else {
+            self.suspects = self.targets().into_iter().collect();
+            return Trouble::Again;
+        };
+        let sentence =
+            format!("the target does not take transactions with topic {target}, or with that of the checkpoints");
+        let error = from_kafka(sentence, refusal);
+        let now = self.now();
+        for lane in self.lanes.iter_mut().filter(|lane| lane.target == target) {
+            lane.pause(&self.shared, now, error.clone());
+        }
+        self.suspects.pop();
+        Trouble::Again
     }
 
     /// Records of one partition are refused: the partition is paused, or, if it is single records, those are found and replaced.
@@ -218,6 +273,10 @@ impl Runner {
             // A batch is refused as one: which of its records is to blame shows when each is sent by itself.
             lane.memory.careful_until = last + 1;
             return;
+        }
+        if lane.memory.refused.contains_key(first) {
+            // It is the mark in its place that is refused.
+            return lane.pause(&self.shared, now, error);
         }
         // What lies before it is forwarded first; what becomes of it is decided when it is met again.
         lane.memory.refused.insert(*first, error.clone());

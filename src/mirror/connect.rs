@@ -17,7 +17,8 @@ impl Runner {
     pub(super) fn connect(&mut self) -> Result<Session, Trouble> {
         self.shared.set_state(MirrorState::Connecting);
         let shared = Arc::clone(&self.shared);
-        let cluster = Cluster::new(&self.kafka)?;
+        let stopping = Arc::clone(&self.shared);
+        let cluster = Cluster::new(&self.kafka, move || stopping.is_stopping())?;
         if self.settings.guarantee == Guarantee::ExactlyOnce {
             self.ensure_checkpoint_topic(&cluster)?;
         }
@@ -77,7 +78,13 @@ impl Runner {
         }
         self.hold_all()?;
         let topics: Vec<_> = log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)).collect();
-        self.lanes.retain(|lane| topics.iter().any(|topic| topic.id == lane.topic_id));
+        let is_there = |lane: &Lane| topics.iter().any(|topic| topic.id == lane.topic_id);
+        for gone in self.lanes.iter_mut().filter(|lane| !is_there(lane)) {
+            // A topic of the same name is another one, as after a new beginning.
+            let checkpoint = gone.checkpoint(log.id(), self.epoch);
+            session.checkpoints.insert(gone.place.clone(), checkpoint);
+        }
+        self.lanes.retain(is_there);
         for description in topics {
             let known = self.lanes.iter().filter(|lane| lane.topic_id == description.id).count();
             if known == description.partitions.len() {

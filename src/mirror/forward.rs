@@ -34,8 +34,8 @@ impl Runner {
         }
         let Some(timestamp) = millis(&message) else {
             let error = Error::invalid(format!(
-                "the record at offset {offset} has the time {}, which Kafka has no number for: only times after 1970-01-01 00:00:00 are \
-                 allowed",
+                "the record at offset {offset} has the time {}, which Kafka has no number for: the first millisecond of 1970 and the one \
+                 before it stand for no time there",
                 message.timestamp()
             ));
             return self.refused(session, index, message, error);
@@ -136,8 +136,8 @@ impl Runner {
                 let headers = lane.texts.skipped(offset, &error);
                 let target = Arc::clone(&lane.target);
                 let key = message.key().map(|key| &**key);
-                let outgoing =
-                    Outgoing { topic: &target, partition, key, value: Some(&[]), headers, timestamp: millis(&message) };
+                // The mark's own time: that of the record may be what is refused.
+                let outgoing = Outgoing { topic: &target, partition, key, value: Some(&[]), headers, timestamp: None };
                 self.send_mark(session, index, offset, outgoing)?;
             }
         }

@@ -74,7 +74,7 @@ impl Mirror {
             Guarantee::ExactlyOnce => None,
         };
         #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "nothing else is set"))]
-        let mut shared = Shared::new();
+        let mut shared = Shared::new("mirror");
         #[cfg(feature = "metrics")]
         if settings.export_metrics {
             shared.exports_as = Some(settings.name.clone());
@@ -85,12 +85,13 @@ impl Mirror {
         let names = runner.names.clone();
         let of_thread = Arc::clone(&shared);
         let work = move || {
-            let _alone = alone;
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run()));
             let failure = match ended {
                 Ok(ended) => ended.err(),
                 Err(_) => Some(Error::new(ErrorKind::Failed, "a function of the application has panicked in a mirror")),
             };
+            // Who is told that it has ended may begin another one.
+            drop(alone);
             of_thread.end(failure);
         };
         let thread = std::thread::Builder::new()

@@ -1,4 +1,4 @@
-//! Apache Kafka beside the log: [`Mirror`] forwards topics to it.
+//! Apache Kafka beside the log: [`Mirror`] forwards topics to it, [`Source`] brings topics back.
 
 mod checkpoint;
 mod cluster;
@@ -16,6 +16,7 @@ mod producer;
 mod run;
 mod settings;
 mod shared;
+mod source;
 mod status;
 mod unit;
 
@@ -23,4 +24,5 @@ pub use crate::kafka::{Acks, KafkaCompression, KafkaConfig, OAuthToken, SaslMech
 pub use handle::Mirror;
 pub use origin::{GAP_FROM, GAP_TO, MARKER, ORIGIN_LOG, ORIGIN_OFFSET, ORIGIN_PARTITION, ORIGIN_TOPIC, Origin};
 pub use settings::{Guarantee, Hold, MirrorBuilder, OnBreach, OnRefused, Partitions, TargetTopics};
+pub use source::{OnMissing, Source, SourceBuilder, SourcePartition, SourcePartitions, SourceStart, SourceStatus};
 pub use status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};

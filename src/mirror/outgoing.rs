@@ -76,7 +76,7 @@ pub(super) fn bytes_of(message: &Message) -> usize {
     message.key().map_or(0, |key| key.len()) + message.value().map_or(0, |value| value.len()) + headers.sum::<usize>()
 }
 
-/// The time in milliseconds, if it is one that Kafka can have: it takes what is not after the beginning of 1970 for no time at all.
+/// The time in milliseconds, if it is one that Kafka can have: -1 there says that there is none, and the client library takes 0 for now.
 pub(super) fn millis(message: &Message) -> Option<i64> {
-    Some(message.timestamp().timestamp_millis()).filter(|millis| *millis > 0)
+    Some(message.timestamp().timestamp_millis()).filter(|millis| !matches!(millis, -1 | 0))
 }

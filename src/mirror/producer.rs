@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, NoCustomPartitioner, Producer 
 use super::settings::{Guarantee, MirrorBuilder};
 use super::shared::lock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_kafka};
+use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_code, from_kafka};
 
 /// How long a transaction may be open before the cluster aborts it.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
@@ -155,7 +155,7 @@ impl Producer {
             slices -= 1;
             let again = matches!(&error, KafkaError::Transaction(inner) if inner.is_retriable());
             if !again || slices == 0 {
-                return Err(Trouble::of(context, error));
+                return Err(self.trouble(context, error));
             }
             if is_stopping() {
                 return Err(Trouble::Stopped);
@@ -171,11 +171,29 @@ impl Producer {
         }
     }
 
+    /// What has made this client useless, if anything has: whatever else is said of it only follows from that. Another client may do
+    /// better.
+    pub(super) fn broken(&self, context: &str) -> Option<Trouble> {
+        let (code, reason) = self.inner.client().fatal_error()?;
+        let error = from_code(context, code, reason);
+        Some(if class(code) == Class::Fatal { Trouble::Fatal(error) } else { Trouble::Passing(error) })
+    }
+
+    /// Why the transaction cannot be committed, if records were not delivered without any of them being to blame. It is committed in no
+    /// case then: the library sees to that, and is asked for the reason like this only.
+    pub(super) fn refusal(&self) -> Option<KafkaError> {
+        if self.transactional { self.inner.commit_transaction(SLICE).err() } else { None }
+    }
+
+    fn trouble(&self, context: &str, error: KafkaError) -> Trouble {
+        self.broken(context).unwrap_or_else(|| Trouble::of(context, error))
+    }
+
     pub(super) fn begin_transaction(&self) -> Result<(), Trouble> {
         if !self.transactional {
             return Ok(());
         }
-        self.inner.begin_transaction().map_err(|error| Trouble::of("the mirror cannot begin a transaction", error))
+        self.inner.begin_transaction().map_err(|error| self.trouble("the mirror cannot begin a transaction", error))
     }
 
     /// Hands a record over; waits as long as there is no room. `Ok(Some)` if the library will not take this record.
@@ -207,8 +225,24 @@ impl Producer {
                     }
                     record = back;
                 }
+                // A record of this transaction was refused. Which one will be told in a moment, and matters more than this.
+                Some(Code::State) if self.transactional => {
+                    self.flush(&is_stopping)?;
+                    if !self.has_failed() {
+                        return Err(self.trouble("the Kafka client does not take a record", error));
+                    }
+                    return Ok(None);
+                }
+                // The client does not know the newest partitions. Another one asks for them.
+                Some(Code::UnknownPartition | Code::UnknownTopic) => {
+                    let context = format!(
+                        "the Kafka client does not know partition {} of topic {}",
+                        outgoing.partition, outgoing.topic
+                    );
+                    return Err(Trouble::Passing(from_kafka(context, error)));
+                }
                 Some(code) if class(code) == Class::Partition => return Ok(Some(code)),
-                _ => return Err(Trouble::of("the Kafka client does not take a record", error)),
+                _ => return Err(self.trouble("the Kafka client does not take a record", error)),
             }
         }
     }

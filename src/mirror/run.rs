@@ -60,6 +60,8 @@ pub(super) struct Runner {
     pub(super) cached_at: Duration,
     /// What is shown is not what is.
     pub(super) stale: bool,
+    /// Topics of the target of which one is refused. While there are some only the last one is sent to.
+    pub(super) suspects: Vec<Arc<str>>,
     #[cfg(feature = "metrics")]
     pub(super) exporter: super::metrics::Exporter,
 }
@@ -95,6 +97,7 @@ impl Runner {
             looked_at: Duration::ZERO,
             cached_at: Duration::ZERO,
             stale: true,
+            suspects: Vec::new(),
             #[cfg(feature = "metrics")]
             exporter: Default::default(),
         })
@@ -199,6 +202,10 @@ impl Runner {
             if self.is_look_due(now) {
                 self.look();
             }
+            if !moved && !self.unit.is_open() && self.suspects.pop().is_some() {
+                // There was nothing for it.
+                continue;
+            }
             if !moved {
                 self.see_to_durability()?;
                 self.shared.wait(self.rest_time());
@@ -236,10 +243,13 @@ impl Runner {
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         let mut waits = false;
+        let only = self.suspects.last().cloned();
+        let is_meant =
+            |lane: &&mut Lane| lane.memory.paused.is_none() && only.as_ref().is_none_or(|only| *only == lane.target);
         for turn in 0..count {
             let index = (self.first + turn) % count;
             let mut sent = 0;
-            while let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.memory.paused.is_none()) {
+            while let Some(lane) = self.lanes.get_mut(index).filter(is_meant) {
                 if self.unit.is_full(&self.settings) || session.producer.has_failed() {
                     self.first = index;
                     return Ok(true);

@@ -4,4 +4,5 @@
 mod brokers;
 mod bus;
 mod mirror;
+mod source;
 mod support;

@@ -50,8 +50,15 @@ async fn a_read_only_opening_takes_over_and_goes_on_where_the_target_says() {
     caught_up(&first).await;
     let beside = world.with_log(Log::open_read_only(dir.path()).await.unwrap());
     let second = beside.mirror().spawn().unwrap();
-    world.publish("orders", 300).await;
-    assert_eq!(failed(&first).await.kind(), ErrorKind::Fenced);
+    // It notices when it has something to write.
+    let publish = async {
+        loop {
+            world.publish("orders", 20).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let error = tokio::select! { error = failed(&first) => error, () = publish => unreachable!() };
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     world.log.sync().await.unwrap();
     let all = world.log.describe_topic("orders").unwrap().partitions.iter().map(|it| it.high_watermark).sum::<u64>();
     until("all is forwarded", async || second.status().partitions.iter().map(|it| it.next_offset).sum::<u64>() == all)

@@ -11,7 +11,7 @@ use tokio::sync::broadcast::Receiver;
 
 use super::compare::{exactly_once, expected};
 use super::events::Events;
-use crate::support::{Broker, Dumped, PATIENCE, until};
+use crate::support::{Broker, Dumped, PATIENCE};
 
 /// How many records a publisher has under way at once.
 const BATCH: u64 = 100;
@@ -117,16 +117,41 @@ pub(crate) async fn failed(mirror: &Mirror) -> Error {
 
 /// Waits until a partition is paused, and answers why.
 pub(crate) async fn paused(mirror: &Mirror, topic: &str, partition: u32) -> Error {
-    let mut why = None;
-    until("the partition is paused", async || {
-        let status = mirror.status();
-        assert_ne!(status.state, MirrorState::Failed, "{status:?}");
-        let mut found = status.partitions.into_iter().filter(|it| it.topic == topic && it.partition == partition);
-        why = found.next().and_then(|found| found.paused);
-        why.is_some()
-    })
-    .await;
-    why.unwrap()
+    let find = async {
+        loop {
+            let status = mirror.status();
+            assert_ne!(status.state, MirrorState::Failed, "{status:?}");
+            let mut found = status.partitions.into_iter().filter(|it| it.topic == topic && it.partition == partition);
+            if let Some(error) = found.next().and_then(|found| found.paused) {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, find).await;
+    found.unwrap_or_else(|_| panic!("partition {partition} is not paused within {PATIENCE:?}: {:?}", mirror.status()))
+}
+
+/// Tells the mirror to try again until nothing is paused: what was changed in the cluster comes into force some time later.
+pub(crate) async fn resume(mirror: &Mirror) {
+    let resume = async {
+        loop {
+            mirror.resume();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let status = mirror.status();
+            if status.state == MirrorState::Running && status.partitions.iter().all(|it| it.paused.is_none()) {
+                return;
+            }
+        }
+    };
+    let resumed = tokio::time::timeout(PATIENCE, resume).await;
+    resumed.unwrap_or_else(|_| panic!("it does not go on within {PATIENCE:?}: {:?}", mirror.status()));
+}
+
+/// That no partition is paused.
+pub(crate) fn assert_whole(mirror: &Mirror) {
+    let status = mirror.status();
+    assert!(status.partitions.iter().all(|partition| partition.paused.is_none()), "{status:?}");
 }
 
 /// Waits until the mirror has met an error of this class.
