@@ -43,7 +43,7 @@ mod subscription;
 mod timers;
 
 pub use breaker::{BreakerState, CircuitBreaker};
-pub use config::Config;
+pub use config::{Backend, Config};
 pub use context::Context;
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use delayed::Delayed;

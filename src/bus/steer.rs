@@ -21,7 +21,8 @@ use crate::task::unblock;
 pub struct Health {
     /// Whether the process can go on: the log is open, and takes records. If not, it has to be started anew.
     pub live: bool,
-    /// Whether it does its work: it is live, no subscription has ended for a reason, no breaker is open, nothing is damaged.
+    /// Whether it does its work: it is live, no subscription has ended for a reason, no breaker is open, nothing is damaged; on Kafka,
+    /// the last event that was published has got there.
     pub ready: bool,
     /// What is wrong, one sentence each; empty if nothing is.
     pub reasons: Vec<String>,
@@ -104,6 +105,10 @@ impl Bus {
                 }
                 partitions.push((topic.name.to_string(), number));
             }
+        }
+        #[cfg(feature = "kafka")]
+        if let Store::Kafka(cluster) = &self.inner.store {
+            reasons.extend(cluster.trouble().map(|error| error.to_string()));
         }
         let of = |shared: &Arc<Shared>| SubscriptionHealth {
             group: shared.group.to_string(),

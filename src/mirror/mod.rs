@@ -28,3 +28,8 @@ pub use origin::{GAP_FROM, GAP_TO, MARKER, ORIGIN_LOG, ORIGIN_OFFSET, ORIGIN_PAR
 pub use settings::{Guarantee, Hold, MirrorBuilder, OnBreach, OnRefused, Partitions, TargetTopics};
 pub use source::{OnMissing, Source, SourceBuilder, SourcePartition, SourcePartitions, SourceStart, SourceStatus};
 pub use status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};
+
+/// The examples of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/KAFKA.md")]
+struct Documentation;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::policy::{CONCURRENCY_MAX, TIME_MAX, WAITING_BYTES_MIN, WAITING_MAX};
 use super::super::retry::{ATTEMPTS_MAX, WAIT_MAX};
+use super::backend::Backend;
 use crate::log::settings::ranges;
 
 /// What a value may be.
@@ -76,9 +77,6 @@ pub(super) const ROOT: Keys = &[
     ("subscriptions", Node::Named(SUBSCRIPTION)),
 ];
 
-/// Sections of the same file that are read elsewhere. There may be passwords in them.
-pub(super) const OTHERS: &[&str] = &["kafka", "mirror"];
-
 const LOG: Keys = &[
     ("commit_bytes_max", size(*ranges::COMMIT_BYTES_MAX.start(), *ranges::COMMIT_BYTES_MAX.end())),
     ("journal_bytes", size(2 * *ranges::COMMIT_BYTES_MAX.start(), ranges::JOURNAL_BYTES_MAX)),
@@ -94,6 +92,7 @@ const LOG: Keys = &[
 ];
 
 const BUS: Keys = &[
+    ("backend", leaf(Kind::Word(Backend::WORDS))),
     ("source", leaf(Kind::Text)),
     ("environment", leaf(Kind::Text)),
     ("create_topics", leaf(Kind::Flag)),

@@ -237,7 +237,7 @@ fn the_documentation_is_complete() {
 fn what_others_read_is_let_be_and_not_kept() {
     let text = "[bus]\nsource = \"x\"\n[kafka]\nsasl_password = \"hunter2\"\n[mirror]\ntopics = [\"orders\"]\n";
     let config = Config::from_toml(text).unwrap();
-    assert_eq!(config, Config::from_toml("[bus]\nsource = \"x\"\n").unwrap());
+    assert_eq!(config.to_toml(), "[bus]\nsource = \"x\"\n");
     assert!(!format!("{config:?} {}", config.to_toml()).contains("hunter2"));
     assert!(Config::from_toml("[kafkas]\n").is_err());
 }

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Log, LogBuilder};
 use crate::kafka::{Admin, KafkaConfig};
 use crate::log::engine::Engine;
+use crate::segment::lock;
 use crate::storage::Clock;
 
 mod clients;
@@ -64,6 +65,8 @@ pub(super) struct Cluster {
     /// What this bus is known by, if it has to be.
     id: String,
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicInfo>>>,
+    /// Why the last event could not be published, if it could not.
+    trouble: Mutex<Option<Error>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -121,6 +124,7 @@ impl Cluster {
             producer: Mutex::new(clients::producer(&config)?),
             batches: Mutex::default(),
             topics: RwLock::default(),
+            trouble: Mutex::default(),
             config,
             engine,
             id,
@@ -138,6 +142,11 @@ impl Cluster {
     /// Asks where partitions begin and end.
     fn asked<T>(&self, context: &str, ask: impl Fn(&Client, Duration) -> Result<T, KafkaError>) -> Result<T> {
         clients::asked(&**self.clock(), &self.query, context, ask)
+    }
+
+    /// Why the last event could not be published, if it was for the brokers.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        lock(&self.trouble).clone()
     }
 
     fn check_open(&self) -> Result<()> {

@@ -41,7 +41,10 @@ pub(in crate::bus) async fn publish(bus: &Bus, topic: &Arc<TopicInfo>, record: R
         traceparent = record.headers.get_str(TRACEPARENT),
         offset = tracing::field::Empty,
     );
-    let receipt = tracing::Instrument::instrument(cluster.publish(topic, &record), span.clone()).await?;
+    let published = tracing::Instrument::instrument(cluster.publish(topic, &record), span.clone()).await;
+    let trouble = |error: &&Error| matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied);
+    *lock(&cluster.trouble) = published.as_ref().err().filter(trouble).cloned();
+    let receipt = published?;
     span.record("offset", receipt.offset);
     bus.inner.stats.published.add(1);
     Ok(receipt)

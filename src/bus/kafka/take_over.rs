@@ -49,7 +49,7 @@ impl TakeOver {
                     ErrorKind::Mismatch,
                     format!(
                         "group {} has finished topic {}, partition {} up to offset {}, and it ends at {end}: it was made anew, or \
-                         its brokers have lost events. Go on elsewhere with `Subscription::seek`, or with another group",
+                         its brokers have lost events. Set the group's offsets with Kafka's own tools, or take another group",
                         desk.group, place.0, place.1, progress.low
                     ),
                 ));

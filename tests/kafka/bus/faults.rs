@@ -12,7 +12,9 @@ use crate::support::{Broker, Options, PATIENCE, until};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_costs_nothing_but_time() {
     let Some(broker) = Broker::start(Options::new()) else { return };
-    let config = KafkaConfig::new(broker.bootstrap()).delivery_timeout(Duration::from_secs(5));
+    let config = KafkaConfig::new(broker.bootstrap())
+        .delivery_timeout(Duration::from_secs(5))
+        .request_timeout(Duration::from_secs(3));
     let bus = Bus::on_kafka(config, BusSettings::default()).unwrap();
     let handler = |event: Event<u64>, cx: Context| async move {
         cx.publish(OTHERS, event.value().copied().unwrap_or(u64::MAX)).await?;
@@ -33,6 +35,7 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
             let error = bus.publish(NUMBERS, u64::MAX).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
             assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+            assert!(!bus.health().ready && bus.health().live, "{:?}", bus.health());
             let error = bus.publish(TopicDef::<u64, annals::Json>::new("new"), 1).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }
@@ -42,6 +45,7 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
         })
         .await;
     }
+    assert!(bus.health().ready, "{:?}", bus.health());
     tokio::time::timeout(2 * PATIENCE, subscription.idle()).await.unwrap().unwrap();
     soon("it ends", subscription.unsubscribe()).await.unwrap();
     let mut outputs: Vec<u64> =
