@@ -44,9 +44,9 @@ mod units;
 mod views;
 
 pub use bus::{
-    Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Config, Context, DeadLetter, DeadLetters,
-    Delayed, Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Saga, Step, Subscription,
-    SubscriptionHealth, SubscriptionStats, UnknownType, blocking,
+    Backend, Blocking, BreakerState, Bus, BusSettings, BusStats, CircuitBreaker, Config, Context, DeadLetter,
+    DeadLetters, Delayed, Event, Filter, Handler, HandlerError, Health, On, Reason, Retry, Router, Saga, Step,
+    Subscription, SubscriptionHealth, SubscriptionStats, UnknownType, blocking,
 };
 pub use codec::{Bincode, Codec, CodecError, Json, Raw, TopicDef};
 pub use consumer::{Consumer, Item, Lag, OnGap, Rebalance, Revoked, Subscribe, TopicPartition};

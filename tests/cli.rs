@@ -17,6 +17,8 @@ use serde_json::Value;
 mod dead_letters;
 #[path = "cli/groups.rs"]
 mod groups;
+#[path = "cli/mirror.rs"]
+mod mirror;
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/sample.ndjson");
 const SAMPLE_FIELDS: [&str; 6] = ["--key", "key", "--time", "time", "--type", "type"];

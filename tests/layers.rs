@@ -129,6 +129,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "partitioner",
             "record",
             "event",
+            "kafka",
             "storage",
             "segment",
             "log",
@@ -142,7 +143,26 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // Under the feature `kafka`: the mirror and the way back, on the public interface alone, patterns and partitioner apart.
-    ("mirror", &["error", "codec", "partitioner", "record", "topic", "group", "replay", "consumer", "handle", "kafka"]),
+    (
+        "mirror",
+        &[
+            "error",
+            "text",
+            "task",
+            "units",
+            "codec",
+            "partitioner",
+            "record",
+            "kafka",
+            "log",
+            "topic",
+            "group",
+            "replay",
+            "consumer",
+            "transaction",
+            "handle",
+        ],
+    ),
     // Beside it: the files themselves, checked, shown and repaired.
     ("inspect", &["error", "text", "record", "storage", "format", "segment", "log"]),
     // On top of all, under a feature of its own: what users test with.

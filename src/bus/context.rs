@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Bus;
+use super::backend::Output;
 use super::shared::Shared;
 use crate::codec::{Codec, TopicDef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Message, Record};
 use crate::segment::lock;
-use crate::transaction::Transaction;
 
 tokio::task_local! {
     /// What is being handled.
@@ -45,7 +45,7 @@ struct Handling {
 /// What the handler has published.
 enum Outputs {
     None,
-    Some(Box<Transaction>),
+    Some(Box<Output>),
     /// The attempt has ended.
     Over,
 }
@@ -131,17 +131,17 @@ impl Context {
         C: Codec<T> + Default,
     {
         let record = self.handling.bus.filled::<T, C>(record.into(), Some(self))?;
-        let topic = self.handling.bus.topic_or_create(&topic).await?;
+        let topic = self.handling.bus.target(&topic).await?;
         let mut outputs = lock(&self.handling.outputs);
         match &mut *outputs {
             Outputs::Over => {
                 Err(Error::new(ErrorKind::Closed, "the handler has answered: nothing more can be part of its attempt"))
             }
-            Outputs::Some(transaction) => transaction.produce(&topic, record),
+            Outputs::Some(output) => output.add(&topic, record),
             Outputs::None => {
-                let mut transaction = self.handling.bus.log().transaction();
-                transaction.produce(&topic, record)?;
-                *outputs = Outputs::Some(Box::new(transaction));
+                let mut output = Output::new(&self.handling.bus);
+                output.add(&topic, record)?;
+                *outputs = Outputs::Some(Box::new(output));
                 Ok(())
             }
         }
@@ -194,11 +194,11 @@ impl Context {
     }
 
     /// The attempt has ended: what was published, to be committed.
-    pub(super) fn take_outputs(&self) -> Option<Transaction> {
+    pub(super) fn take_outputs(&self) -> Option<Output> {
         let Handling { bus, shared, began, .. } = &*self.handling;
         shared.meter.attempt_ended(&bus.log().inner.engine.env, *began);
         match std::mem::replace(&mut *lock(&self.handling.outputs), Outputs::Over) {
-            Outputs::Some(transaction) => Some(*transaction),
+            Outputs::Some(output) => Some(*output),
             Outputs::None | Outputs::Over => None,
         }
     }

@@ -168,8 +168,9 @@ impl Bus {
     where
         C: Codec<T> + Default,
     {
+        self.needs_log("delayed delivery")?;
         let record = self.filled::<T, C>(record.into(), Context::current().as_ref())?;
-        let target = self.topic_or_create(&topic).await?;
+        let target = self.topic_or_create_with(&topic, TopicSettings::clone).await?;
         if let Some(partition) = record.partition {
             target.watermarks(partition)?;
         }
@@ -216,6 +217,7 @@ impl Bus {
     ///
     /// If the future is dropped the event may be taken back or not.
     pub async fn cancel(&self, delayed: Delayed) -> Result<bool> {
+        self.needs_log("delayed delivery")?;
         let (schedule, waiting) = self.schedule().await?;
         // Of another log, or another opening, it may be another's place.
         let known = lock(&schedule.state).waiting.get(&delayed.due()) == Some(&delayed.id);
@@ -239,6 +241,7 @@ impl Bus {
     ///
     /// If the future is dropped nothing has changed.
     pub async fn delayed_count(&self) -> Result<u64> {
+        self.needs_log("delayed delivery")?;
         let (schedule, _) = self.schedule().await?;
         let count = lock(&schedule.state).waiting.len();
         Ok(count as u64)

@@ -14,6 +14,7 @@ use crate::partitioner::Sticky;
 use crate::segment::lock;
 use crate::topic::Topic;
 
+mod backend;
 mod breaker;
 mod config;
 mod context;
@@ -23,6 +24,8 @@ mod driver;
 mod filter;
 mod handler;
 mod ids;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod meter;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -40,7 +43,7 @@ mod subscription;
 mod timers;
 
 pub use breaker::{BreakerState, CircuitBreaker};
-pub use config::Config;
+pub use config::{Backend, Config};
 pub use context::Context;
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use delayed::Delayed;
@@ -55,6 +58,7 @@ pub use steer::{Health, SubscriptionHealth};
 pub use subscribe::On;
 pub use subscription::Subscription;
 
+use backend::Store;
 use ids::Ids;
 use shared::Shared;
 use stats::BusCounters;
@@ -71,6 +75,7 @@ pub struct Bus {
 
 struct Inner {
     log: Log,
+    store: Store,
     settings: BusSettings,
     ids: Ids,
     stats: BusCounters,
@@ -129,9 +134,14 @@ impl Log {
 
 impl Bus {
     fn new(log: Log, settings: BusSettings) -> Self {
+        Self::with_store(log, settings, Store::Log)
+    }
+
+    fn with_store(log: Log, settings: BusSettings, store: Store) -> Self {
         let ids = Ids::new(&log.inner.engine.env);
         let inner = Inner {
             log,
+            store,
             settings,
             ids,
             stats: BusCounters::default(),
@@ -143,7 +153,7 @@ impl Bus {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The log that it is on.
+    /// The log that it is on. Under a bus on Kafka it is an empty one in memory, which takes no topics.
     pub fn log(&self) -> &Log {
         &self.inner.log
     }
@@ -177,12 +187,7 @@ impl Bus {
         Ok(topic.with_sticky(sticky))
     }
 
-    /// The topic, made if there is none and the bus is allowed to.
-    async fn topic_or_create<T, C: Codec<T> + Default>(&self, topic: &TopicDef<T, C>) -> Result<Topic<T, C>> {
-        self.topic_or_create_with(topic, TopicSettings::clone).await
-    }
-
-    /// The same; what nobody has set for the topic is the defaults, changed.
+    /// The topic, made if there is none and the bus is allowed to; what nobody has set for the topic is the defaults, changed.
     async fn topic_or_create_with<T, C: Codec<T> + Default>(
         &self,
         topic: &TopicDef<T, C>,
@@ -192,11 +197,7 @@ impl Bus {
         match self.topic(topic) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.inner.settings.create_topics => {
                 let full = TopicDef::<T, C>::named(self.full_name(topic.name()));
-                let settings = &self.inner.settings;
-                let settings = match settings.topics.get(topic.name()) {
-                    Some(set) => set.clone(),
-                    None => change(&settings.topic_defaults),
-                };
+                let settings = self.settings_of(topic.name(), change);
                 match self.log().create_topic(full, settings).await {
                     // Somebody else was faster, with other settings.
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => self.topic(topic),
@@ -205,6 +206,38 @@ impl Bus {
                 }
             }
             found => found,
+        }
+    }
+
+    /// What a topic is made with.
+    fn settings_of(&self, topic: &str, change: impl FnOnce(&TopicSettings) -> TopicSettings) -> TopicSettings {
+        let settings = &self.inner.settings;
+        settings.topics.get(topic).cloned().unwrap_or_else(|| change(&settings.topic_defaults))
+    }
+
+    /// Makes a topic, in the bus's environment. One that exists with the same settings is left as it is; on Kafka, whatever its settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::create_topic`]; on Kafka [`Unsupported`](ErrorKind::Unsupported) for settings that it does not have, and
+    /// [`Unavailable`](ErrorKind::Unavailable) and [`Denied`](ErrorKind::Denied) from its brokers.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the topic may be made or not.
+    pub async fn create_topic<T, C: Codec<T> + Default>(
+        &self,
+        topic: TopicDef<T, C>,
+        settings: TopicSettings,
+    ) -> Result<()> {
+        let full = self.full_name(topic.name()).into_owned();
+        match &self.inner.store {
+            Store::Log => self.log().create_topic(TopicDef::<T, C>::named(full), settings).await.map(drop),
+            #[cfg(feature = "kafka")]
+            Store::Kafka(cluster) => {
+                crate::log::names::validate_user_topic_name(&full)?;
+                cluster.make(&full, settings).await
+            }
         }
     }
 

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use super::backend::LetterTopic;
 use super::breaker::CircuitBreaker;
 use super::filter::Filter;
 use super::retry::Retry;
 use crate::error::{Error, Result};
 use crate::record::Message;
-use crate::topic::Topic;
 
 /// What becomes of an event that has no further attempt.
 #[derive(Debug)]
 pub(super) enum GiveUp {
-    DeadLetter(Topic),
+    DeadLetter(LetterTopic),
     Skip,
     Stop,
 }

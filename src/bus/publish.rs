@@ -8,7 +8,7 @@ use crate::event::{
     CAUSATION_DEPTH, CAUSATION_ID, CONTENT_TYPE, CORRELATION_ID, ENVIRONMENT, EVENT_TYPE, MESSAGE_ID, SOURCE,
     TRACEPARENT, TRACESTATE, TraceParent, type_name_of,
 };
-use crate::producer::{Batch, Receipt};
+use crate::producer::Receipt;
 use crate::record::{Header, Headers, Message, Record};
 use crate::topic::Topic;
 
@@ -52,8 +52,7 @@ impl Bus {
         C: Codec<T> + Default,
     {
         let record = self.filled::<T, C>(record.into(), Context::current().as_ref())?;
-        let topic = self.topic_or_create(&topic).await?;
-        self.produce(&topic, record).await
+        self.target(&topic).await?.publish(self, record).await
     }
 
     /// Publishes an event to one partition, whatever its key.
@@ -98,13 +97,9 @@ impl Bus {
         let current = Context::current();
         let records: Result<Vec<_>> =
             records.into_iter().map(|record| self.filled::<T, C>(record.into(), current.as_ref())).collect();
-        let (records, topic) = (records?, self.topic_or_create(&topic).await?);
+        let (records, topic) = (records?, self.target(&topic).await?);
         let count = records.len() as u64;
-        let mut batch = Batch::new();
-        for record in records {
-            batch.add(&topic, record)?;
-        }
-        let receipts = self.log().produce_all(batch).await?;
+        let receipts = topic.publish_all(self, records).await?;
         self.inner.stats.published.add(count);
         Ok(receipts)
     }
@@ -119,7 +114,7 @@ impl Bus {
     ///
     /// If the future is dropped the sync goes on.
     pub async fn flush(&self) -> Result<()> {
-        self.log().sync().await
+        self.sync().await
     }
 
     pub(super) async fn produce<T, C: Codec<T>>(&self, topic: &Topic<T, C>, record: Record<T>) -> Result<Receipt> {

@@ -410,7 +410,8 @@ impl Bus {
         E: Into<HandlerError> + 'static,
     {
         let group = saga.name.clone();
-        self.on(topic, group, Steps { saga, handler, state: std::marker::PhantomData })
+        let on = self.on(topic, group, Steps { saga, handler, state: std::marker::PhantomData });
+        on.or_wrong(self.needs_log("sagas: their states would be another in each process"))
     }
 
     /// How many processes of a kind are under way.
@@ -423,6 +424,7 @@ impl Bus {
     ///
     /// If the future is dropped nothing has changed.
     pub async fn saga_count(&self, saga: &Saga) -> Result<usize> {
+        self.needs_log("sagas")?;
         let topic = saga.topic();
         let processes = Processes::of(&self.log().inner.engine, &self.full_name(topic.name()))?;
         processes.read(self, &topic).await?;

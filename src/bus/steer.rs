@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Bus;
+use super::backend::Store;
 use super::breaker::BreakerState;
 use super::shared::Shared;
 use super::stats::{BusStats, SubscriptionStats};
@@ -20,7 +21,8 @@ use crate::task::unblock;
 pub struct Health {
     /// Whether the process can go on: the log is open, and takes records. If not, it has to be started anew.
     pub live: bool,
-    /// Whether it does its work: it is live, no subscription has ended for a reason, no breaker is open, nothing is damaged.
+    /// Whether it does its work: it is live, no subscription has ended for a reason, no breaker is open, nothing is damaged; on Kafka,
+    /// the last event that was published has got there.
     pub ready: bool,
     /// What is wrong, one sentence each; empty if nothing is.
     pub reasons: Vec<String>,
@@ -104,6 +106,10 @@ impl Bus {
                 partitions.push((topic.name.to_string(), number));
             }
         }
+        #[cfg(feature = "kafka")]
+        if let Store::Kafka(cluster) = &self.inner.store {
+            reasons.extend(cluster.trouble().map(|error| error.to_string()));
+        }
         let of = |shared: &Arc<Shared>| SubscriptionHealth {
             group: shared.group.to_string(),
             topics: shared.topics.clone(),
@@ -138,7 +144,18 @@ impl Bus {
     ///
     /// If the future is dropped nothing has changed.
     pub async fn lag(&self, group: &str) -> Result<Vec<GroupPartition>> {
-        Ok(self.log().describe_group(&self.full_name(group)).await?.partitions)
+        let group = self.full_name(group).into_owned();
+        match &self.inner.store {
+            Store::Log => Ok(self.log().describe_group(&group).await?.partitions),
+            #[cfg(feature = "kafka")]
+            Store::Kafka(cluster) => {
+                let here: Vec<_> = self.there().into_iter().filter(|shared| *shared.group == *group).collect();
+                let topics: Vec<String> = here.iter().flat_map(|shared| shared.topics.clone()).collect();
+                let names =
+                    crate::group::pattern::Subscription::new(topics.iter().map(String::as_str)).unwrap_or_default();
+                cluster.lag(&group, move |topic| names.matches(topic)).await
+            }
+        }
     }
 
     /// The last `count` events of a topic, oldest first. A topic that does not exist has none.
@@ -156,6 +173,10 @@ impl Bus {
         T: Send + 'static,
         C: Codec<T> + Default,
     {
+        #[cfg(feature = "kafka")]
+        if let Store::Kafka(cluster) = &self.inner.store {
+            return cluster.history(&self.full_name(topic.name()), count, topic.codec()).await;
+        }
         let topic = match self.topic(&topic) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             found => found?,
@@ -182,6 +203,10 @@ impl Bus {
     /// If the future is dropped they may be deleted or not, in some partitions or in all.
     pub async fn clear_history(&self, topic: &str) -> Result<()> {
         let name = self.full_name(topic).into_owned();
+        #[cfg(feature = "kafka")]
+        if let Store::Kafka(cluster) = &self.inner.store {
+            return cluster.clear(&name).await;
+        }
         let topic = match self.log().inner.engine.topic(&name) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             found => found?,

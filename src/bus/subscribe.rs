@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Bus;
+use super::backend::{Feed, LetterTopic, Store, Target};
 use super::breaker::CircuitBreaker;
-use super::dead_letters::{ensure_replays, parked, record::REPLAYS_TOPIC};
+use super::dead_letters::{Parked, ensure_replays, parked, record::REPLAYS_TOPIC};
 use super::driver::{Driver, Gone};
 use super::filter::Filter;
 use super::handler::{Dispatch, Handler, Typed};
@@ -25,7 +26,6 @@ use crate::replay::Start;
 use crate::segment::lock;
 use crate::task::unblock;
 use crate::text::quoted;
-use crate::topic::Topic;
 
 /// A subscription to be, from [`Bus::on`].
 ///
@@ -115,6 +115,12 @@ impl Bus {
 }
 
 impl On {
+    /// The same, wrong for this reason if there is one.
+    pub(super) fn or_wrong(mut self, checked: Result<()>) -> Self {
+        self.wrong = self.wrong.or(checked.err());
+        self
+    }
+
     /// One more topic, or pattern, of events that the handler understands.
     pub fn and(mut self, topic: impl Into<String>) -> Self {
         self.topics.push(topic.into());
@@ -247,10 +253,35 @@ impl On {
         let names = Names::new(topics.iter().map(String::as_str))?;
         let letters = self.dead_letter_topic(&names).await?;
         for topic in self.topics.iter().filter(|topic| !topic.contains('*')) {
-            bus.topic_or_create(&TopicDef::<Bytes, Raw>::named(topic)).await?;
+            bus.target(&TopicDef::<Bytes, Raw>::named(topic)).await?;
         }
-        let mut subscribe = bus.log().subscribe(&group, topics.iter().map(String::as_str)).start(self.start);
-        if let Some(member) = self.member {
+        let gone: Gone = Arc::new(Mutex::new(Vec::new()));
+        let (feed, letters_parked) = match &bus.inner.store {
+            Store::Log => self.join_log(&group, &topics, letters.as_ref(), &gone).await?,
+            #[cfg(feature = "kafka")]
+            Store::Kafka(cluster) => self.join_kafka(cluster, &group, &topics, letters.as_ref()).await?,
+        };
+        if let Some(topic) = letters {
+            self.policy.give_up = GiveUp::DeadLetter(topic);
+        }
+        let shared = Arc::new(Shared::new(feed.group().into(), topics));
+        let driver =
+            Driver::new(bus.clone(), Arc::clone(&shared), feed, gone, self.handler, self.policy, letters_parked)?;
+        bus.register(&shared)?;
+        runtime.spawn(driver.run());
+        Ok(Subscription::new(bus, shared))
+    }
+
+    async fn join_log(
+        &self,
+        group: &str,
+        topics: &[String],
+        letters: Option<&LetterTopic>,
+        gone: &Gone,
+    ) -> Result<(Feed, Option<Arc<Parked>>)> {
+        let bus = &self.bus;
+        let mut subscribe = bus.log().subscribe(group, topics.iter().map(String::as_str)).start(self.start);
+        if let Some(member) = &self.member {
             subscribe = subscribe.member(member);
         }
         let mut letters_parked = None;
@@ -259,27 +290,41 @@ impl On {
             unblock(move || ensure_replays(&engine)).await?;
             subscribe = subscribe.and_internal(REPLAYS_TOPIC);
             if self.sequenced {
-                letters_parked = Some(parked(&bus, &group, &topic).await?);
+                letters_parked = Some(parked(bus, group, topic.name()).await?);
             }
-            self.policy.give_up = GiveUp::DeadLetter(topic);
         }
-        let gone: Gone = Arc::new(Mutex::new(Vec::new()));
-        let tell = Arc::clone(&gone);
+        let tell = Arc::clone(gone);
         let listener = move |what: Rebalance<'_>| match what {
             Rebalance::Revoked(going) => lock(&tell).extend_from_slice(going.partitions()),
             Rebalance::Lost(partitions) => lock(&tell).extend_from_slice(partitions),
             Rebalance::Assigned(_) => {}
         };
-        let consumer = subscribe.on_rebalance(listener).build().await?;
-        let shared = Arc::new(Shared::new(consumer.group().into(), topics));
-        let driver =
-            Driver::new(bus.clone(), Arc::clone(&shared), consumer, gone, self.handler, self.policy, letters_parked)?;
-        bus.register(&shared)?;
-        runtime.spawn(driver.run());
-        Ok(Subscription::new(bus, shared))
+        Ok((Feed::Log(subscribe.on_rebalance(listener).build().await?), letters_parked))
     }
 
-    async fn dead_letter_topic(&self, sources: &Names) -> Result<Option<Topic>> {
+    #[cfg(feature = "kafka")]
+    async fn join_kafka(
+        &self,
+        cluster: &Arc<super::kafka::Cluster>,
+        group: &str,
+        topics: &[String],
+        letters: Option<&LetterTopic>,
+    ) -> Result<(Feed, Option<Arc<Parked>>)> {
+        crate::group::validate_group_name(group)?;
+        let parked: Option<Arc<Parked>> = self.sequenced.then(Arc::default);
+        let join = super::kafka::Join {
+            group,
+            topics,
+            start: self.start,
+            member: self.member.clone(),
+            replays: letters.is_some(),
+            parked: parked.clone().zip(letters.map(|topic| topic.name().into())),
+            patience: self.policy.shutdown_timeout,
+        };
+        Ok((Feed::Kafka(super::kafka::Feed::join(cluster, join).await?), parked))
+    }
+
+    async fn dead_letter_topic(&self, sources: &Names) -> Result<Option<LetterTopic>> {
         let Some(name) = &self.dead_letter else {
             return match self.sequenced {
                 true => Err(Error::invalid("`sequenced` needs a dead-letter topic: call `dead_letter` as well")),
@@ -294,9 +339,13 @@ impl On {
                 quoted(&self.group)
             )));
         }
-        let topic = self.bus.topic_or_create_with(&TopicDef::<Bytes, Raw>::named(name), of_dead_letters).await?;
-        let settings = topic.settings();
-        if settings.dedup_count_max > 0 || settings.compaction {
+        let topic = self.bus.target_with(&TopicDef::<Bytes, Raw>::named(name), of_dead_letters).await?;
+        let loses = match &topic {
+            Target::Log(topic) => topic.settings().dedup_count_max > 0 || topic.settings().compaction,
+            #[cfg(feature = "kafka")]
+            Target::Kafka(topic, _) => self.bus.is_compacted(&topic.name).await?,
+        };
+        if loses {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(

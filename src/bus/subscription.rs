@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use super::Bus;
+use super::backend::Store;
 use super::breaker::BreakerState;
 use super::shared::{Seek, Shared};
 use super::stats::SubscriptionStats;
@@ -83,8 +84,14 @@ impl Subscription {
     /// If the future is dropped it may go on elsewhere or not.
     pub async fn seek(&self, topic: &str, partition: u32, to: Start) -> Result<()> {
         let topic = self.bus.full_name(topic).into_owned();
-        let source = self.bus.log().inner.engine.topic(&topic)?.partition(partition)?;
-        let to = unblock(move || resolve(&source, to)).await.map(Start::Offset)?;
+        let to = match &self.bus.inner.store {
+            Store::Log => {
+                let source = self.bus.log().inner.engine.topic(&topic)?.partition(partition)?;
+                unblock(move || resolve(&source, to)).await.map(Start::Offset)?
+            }
+            #[cfg(feature = "kafka")]
+            Store::Kafka(_) => to,
+        };
         let (answer, answered) = oneshot::channel();
         self.shared.want_seek(Seek { topic, partition, to, answer });
         answered.await.unwrap_or_else(|_| Err(Error::closed()))

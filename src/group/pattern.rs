@@ -41,6 +41,12 @@ impl Subscription {
         self
     }
 
+    /// Whether there is a pattern among them.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
     /// Whether a topic is meant. Of annals' own topics no pattern is.
     pub(crate) fn matches(&self, topic: &str) -> bool {
         self.names.iter().any(|name| **name == *topic)

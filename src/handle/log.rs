@@ -352,6 +352,29 @@ impl Log {
         self.inner.engine.env.clock.monotonic()
     }
 
+    /// The time of day, in microseconds since 1970, by the clock that records get theirs from.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn now_micros(&self) -> i64 {
+        self.inner.engine.env.clock.now_micros()
+    }
+
+    /// How many bytes one commit may have.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn commit_bytes_max(&self) -> usize {
+        usize::try_from(self.inner.engine.settings.commit_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    /// A topic of annals' own, which nobody else writes to. It is made if it is missing.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn own_topic(&self, name: &str, settings: TopicSettings) -> Result<Topic<Bytes, Raw>> {
+        let engine = &self.inner.engine;
+        let state = match engine.topic(name) {
+            Err(error) if error.kind() == crate::error::ErrorKind::NotFound => engine.create_topic(name, settings)?,
+            found => found?,
+        };
+        Ok(Topic::new(Arc::clone(&self.inner), state, Raw))
+    }
+
     /// The directory of the log.
     pub fn path(&self) -> &Path {
         &self.inner.engine.root

@@ -56,6 +56,7 @@ pub(crate) struct Admin {
     /// A consumer that consumes nothing: asked about a topic that is not there, a producer would make it.
     client: BaseConsumer<KafkaContext>,
     wait: Duration,
+    given_up: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for Admin {
@@ -72,7 +73,19 @@ impl Admin {
             .consumer()
             .create_with_context(KafkaContext::new(config))
             .map_err(|error| from_kafka("cannot make a client of Kafka", error))?;
-        Ok(Self { config: config.clone(), client, wait: config.wait() })
+        Ok(Self { config: config.clone(), client, wait: config.wait(), given_up: Box::new(|| false) })
+    }
+
+    /// The same, but no question takes longer than this.
+    pub(crate) fn within(mut self, wait: Duration) -> Self {
+        self.wait = self.wait.min(wait);
+        self
+    }
+
+    /// The same, but nothing is asked again once somebody does not want to know any more.
+    pub(crate) fn unless(mut self, given_up: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.given_up = Box::new(given_up);
+        self
     }
 
     /// The identity that the cluster was formatted with.
@@ -183,7 +196,7 @@ impl Admin {
                 return Ok(());
             }
             rounds -= 1;
-            if rounds == 0 {
+            if rounds == 0 || (self.given_up)() {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
                     format!("topic {} is there in Kafka, but not all of its partitions are led", quoted(topic)),
@@ -211,7 +224,7 @@ impl Admin {
                 return Err(error);
             }
             rounds -= 1;
-            if !passes || rounds == 0 {
+            if !passes || rounds == 0 || (self.given_up)() {
                 return Err(match trouble {
                     Some((_, known)) if passes => known,
                     _ => from_kafka(context, error),

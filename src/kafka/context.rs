@@ -40,6 +40,8 @@ impl OAuthToken {
 pub(crate) struct KafkaContext {
     token: Option<TokenProvider>,
     trouble: Mutex<Option<(Code, String)>>,
+    /// The newest, as the library wrote it; nobody may ever ask.
+    statistics: Mutex<Vec<u8>>,
 }
 
 impl fmt::Debug for KafkaContext {
@@ -50,7 +52,7 @@ impl fmt::Debug for KafkaContext {
 
 impl KafkaContext {
     pub(crate) fn new(config: &KafkaConfig) -> Self {
-        Self { token: config.token().cloned(), trouble: Mutex::new(None) }
+        Self { token: config.token().cloned(), trouble: Mutex::new(None), statistics: Mutex::default() }
     }
 
     /// The last trouble in the background since it was last asked for, a broker that cannot be reached or that refuses this client; what
@@ -58,6 +60,14 @@ impl KafkaContext {
     pub(crate) fn take_trouble(&self, context: impl Into<String>) -> Option<(Class, Error)> {
         let (code, reason) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some((class(code), from_code(context, code, reason)))
+    }
+}
+
+impl KafkaContext {
+    /// What the library has counted since it was last asked, if it was told to count.
+    pub(crate) fn take_statistics(&self) -> Option<Statistics> {
+        let text = std::mem::take(&mut *self.statistics.lock().unwrap_or_else(PoisonError::into_inner));
+        serde_json::from_slice(&text).ok()
     }
 }
 
@@ -75,9 +85,11 @@ impl ClientContext for KafkaContext {
         }
     }
 
-    fn stats(&self, _: Statistics) {}
-
-    fn stats_raw(&self, _: &[u8]) {}
+    fn stats_raw(&self, text: &[u8]) {
+        let mut newest = self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.clear();
+        newest.extend_from_slice(text);
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = super::error::code(&error).unwrap_or(Code::Fail);

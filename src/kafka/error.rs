@@ -84,6 +84,16 @@ pub(crate) fn code(error: &KafkaError) -> Option<Code> {
     }
 }
 
+/// What to do about an error that was made [out of one of Kafka's](from_kafka).
+pub(crate) fn class_of(error: &Error) -> Class {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<KafkaError>());
+    match (source.and_then(code), error.kind()) {
+        (Some(code), _) => class(code),
+        (None, ErrorKind::Unavailable) => Class::Passing,
+        (None, _) => Class::Fatal,
+    }
+}
+
 fn kind(code: Code) -> ErrorKind {
     match code {
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId => ErrorKind::Fenced,
@@ -218,6 +228,7 @@ mod tests {
             assert_eq!(class(code), expected, "{code:?}");
             for error in [KafkaError::Global(code), KafkaError::AdminOp(code), KafkaError::MessageProduction(code)] {
                 let error = from_kafka("cannot send to topic orders", error);
+                assert_eq!(super::class_of(&error), expected, "{code:?}");
                 assert_eq!(error.kind(), kind, "{code:?}");
                 assert!(error.to_string().starts_with("cannot send to topic orders: "), "{error}");
             }

@@ -6,8 +6,8 @@ mod config;
 mod context;
 mod error;
 
-pub(crate) use admin::{Admin, NewTopic, PartitionInfo, TopicInfo};
+pub(crate) use admin::{Admin, NewTopic, TopicInfo};
 pub use config::{Acks, KafkaCompression, KafkaConfig, SaslMechanism, SecurityProtocol};
 pub(crate) use context::KafkaContext;
 pub use context::{OAuthToken, TokenError};
-pub(crate) use error::{Class, class, code, from_code, from_kafka};
+pub(crate) use error::{Class, class, class_of, code, from_code, from_kafka};

@@ -151,10 +151,19 @@ impl Engine {
         self.existing(name, settings)
     }
 
+    /// From now on no topic is created, for this reason.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn refuse_topics(&self, why: &'static str) {
+        self.no_topics.get_or_init(|| why);
+    }
+
     /// Creates a topic. One that exists with the same settings is simply returned.
     pub(crate) fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<Arc<TopicState>> {
         if let Some(existing) = self.existing_topic(name, &settings)? {
             return Ok(existing);
+        }
+        if let Some(why) = self.no_topics.get() {
+            return Err(Error::new(ErrorKind::Unsupported, *why));
         }
         let _one_at_a_time = self.change_catalogue()?;
         // Somebody else may have created it meanwhile.

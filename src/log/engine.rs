@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use event_listener::Event;
@@ -57,6 +57,8 @@ pub(crate) struct Engine {
     pub(crate) catalogue_changed: Event,
     /// A change of the catalogue has failed at its last step: which names the disk has is not known.
     pub(super) names_unknown: AtomicBool,
+    /// Why this log takes no topics, if it does not.
+    pub(super) no_topics: OnceLock<&'static str>,
     closed: AtomicBool,
     /// A checkpoint is on the list of things to do.
     checkpoint_wanted: AtomicBool,
@@ -113,6 +115,7 @@ impl Engine {
             report,
             catalogue_changed: Event::new(),
             names_unknown: AtomicBool::new(false),
+            no_topics: OnceLock::new(),
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
             ended: AtomicBool::new(false),

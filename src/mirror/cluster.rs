@@ -9,14 +9,18 @@ use super::checkpoint::{self, Checkpoint, Place};
 use crate::error::Result;
 use crate::kafka::{Admin, KafkaConfig, KafkaContext, from_kafka};
 
+/// How long a broker may take for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
 pub(super) struct Cluster {
     pub(super) admin: Admin,
     kafka: KafkaConfig,
 }
 
 impl Cluster {
-    pub(super) fn new(kafka: &KafkaConfig) -> Result<Self> {
-        Ok(Self { admin: Admin::new(kafka)?, kafka: kafka.clone() })
+    /// Nothing is asked again once `given_up` says so.
+    pub(super) fn new(kafka: &KafkaConfig, given_up: impl Fn() -> bool + Send + Sync + 'static) -> Result<Self> {
+        Ok(Self { admin: Admin::new(kafka)?.within(ANSWER_MAX).unless(given_up), kafka: kafka.clone() })
     }
 
     pub(super) fn checkpoints(

@@ -17,7 +17,8 @@ impl Runner {
     pub(super) fn connect(&mut self) -> Result<Session, Trouble> {
         self.shared.set_state(MirrorState::Connecting);
         let shared = Arc::clone(&self.shared);
-        let cluster = Cluster::new(&self.kafka)?;
+        let stopping = Arc::clone(&self.shared);
+        let cluster = Cluster::new(&self.kafka, move || stopping.is_stopping())?;
         if self.settings.guarantee == Guarantee::ExactlyOnce {
             self.ensure_checkpoint_topic(&cluster)?;
         }

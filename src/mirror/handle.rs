@@ -74,7 +74,7 @@ impl Mirror {
             Guarantee::ExactlyOnce => None,
         };
         #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "nothing else is set"))]
-        let mut shared = Shared::new();
+        let mut shared = Shared::new("mirror");
         #[cfg(feature = "metrics")]
         if settings.export_metrics {
             shared.exports_as = Some(settings.name.clone());

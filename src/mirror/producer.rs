@@ -16,8 +16,10 @@ use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_code, from_kafk
 
 /// How long a transaction may be open before the cluster aborts it.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
+/// How long the first question to the cluster may take: whoever connects tries again, and looks at its partitions in between.
+const BEGIN_MAX: Duration = Duration::from_secs(10);
 /// How long one question to the cluster may take before whoever waits for it looks round.
-const SLICE: Duration = Duration::from_secs(5);
+const SLICE: Duration = Duration::from_secs(2);
 /// How many records the client library may hold: they cost it memory beside their bytes.
 const IN_FLIGHT_RECORDS_MAX: usize = 500_000;
 
@@ -130,21 +132,22 @@ impl Producer {
             .map_err(|error| Trouble::Fatal(from_kafka("the Kafka client cannot be made", error)))?;
         let producer = Self { inner, transactional };
         if transactional {
-            producer.patiently("the mirror cannot begin its transactions", &is_stopping, || {
+            producer.patiently("the mirror cannot begin its transactions", &is_stopping, BEGIN_MAX, || {
                 producer.inner.init_transactions(SLICE)
             })?;
         }
         Ok(producer)
     }
 
-    /// Does something again that has not answered in time, until it has for as long as a transaction may take.
+    /// Does something again that has not answered in time, for as long as it may take.
     fn patiently(
         &self,
         context: &str,
         is_stopping: impl Fn() -> bool,
+        most: Duration,
         mut act: impl FnMut() -> Result<(), KafkaError>,
     ) -> Result<(), Trouble> {
-        let mut slices = TRANSACTION_MAX.as_secs() / SLICE.as_secs();
+        let mut slices = most.as_secs() / SLICE.as_secs();
         loop {
             let error = match act() {
                 Ok(()) => return Ok(()),
@@ -280,7 +283,9 @@ impl Producer {
         if !self.transactional {
             return Ok(());
         }
-        self.patiently("the mirror cannot commit its transaction", is_stopping, || self.inner.commit_transaction(SLICE))
+        self.patiently("the mirror cannot commit its transaction", is_stopping, TRANSACTION_MAX, || {
+            self.inner.commit_transaction(SLICE)
+        })
     }
 
     /// Aborts the transaction as well as it can: what it cannot, the next `init_transactions` does, or the cluster in time.

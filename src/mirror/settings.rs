@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::handle::Log;
 use crate::kafka::KafkaConfig;
 use crate::record::Message;
+use crate::text::quoted;
 
 use super::handle::Mirror;
 
@@ -173,8 +174,21 @@ impl fmt::Debug for MirrorBuilder {
 const CHECKPOINT_TOPIC: &str = "annals-mirror-checkpoints";
 
 const NAME_BYTES_MAX: usize = 100;
-const COMMIT_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30);
-const IN_FLIGHT_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
+pub(super) const COMMIT_INTERVAL: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(30);
+pub(super) const IN_FLIGHT_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
+
+/// Checks the name of a mirror, or of a source.
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
+        return Err(Error::invalid(format!(
+            "the {what}'s name is {}; 1 to {NAME_BYTES_MAX} ASCII letters, digits, '.', '_' and '-' are allowed",
+            quoted(name)
+        )));
+    }
+    Ok(())
+}
 
 impl MirrorBuilder {
     pub(super) fn new(log: Log) -> Self {
@@ -329,13 +343,7 @@ impl MirrorBuilder {
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || !self.name.chars().all(allowed) {
-            return Err(Error::invalid(format!(
-                "the mirror's name is {:?}; 1 to {NAME_BYTES_MAX} ASCII letters, digits, '.', '_' and '-' are allowed",
-                self.name
-            )));
-        }
+        check_name("mirror", &self.name)?;
         if self.kafka.is_none() {
             return Err(Error::invalid("the mirror has no cluster to forward to; name one with `to`"));
         }

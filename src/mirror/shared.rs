@@ -21,12 +21,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Shared<P = MirrorPartition> {
+    /// What it is the thread of, for the log of the program.
+    what: &'static str,
     wishes: Mutex<Wishes>,
     /// Something was wished for, or there is something to forward.
     bell: Condvar,
     pub(super) counters: Counters,
-    seen: Mutex<Seen>,
+    seen: Mutex<Seen<P>>,
     /// Told of each change of what is seen.
     changed: Event,
     errors: broadcast::Sender<MirrorError>,
@@ -59,16 +61,16 @@ pub(super) struct Counters {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Seen<P> {
     state: MirrorState,
-    partitions: Vec<MirrorPartition>,
+    partitions: Vec<P>,
     last_error: Option<Error>,
     failure: Option<Error>,
     over: bool,
 }
 
-impl Shared {
-    pub(super) fn new() -> Self {
+impl<P: Clone> Shared<P> {
+    pub(super) fn new(what: &'static str) -> Self {
         let seen = Seen {
             state: MirrorState::Connecting,
             partitions: Vec::new(),
@@ -77,6 +79,7 @@ impl Shared {
             over: false,
         };
         Self {
+            what,
             wishes: Mutex::default(),
             bell: Condvar::new(),
             counters: Counters::default(),
@@ -114,7 +117,7 @@ impl Shared {
         std::mem::take(&mut lock(&self.wishes).retry)
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         lock(&self.wishes).rung = true;
         self.bell.notify_all();
     }
@@ -142,26 +145,12 @@ impl Shared {
         lock(&self.seen).state
     }
 
-    pub(super) fn partitions(&self) -> Vec<MirrorPartition> {
+    pub(super) fn partitions(&self) -> Vec<P> {
         lock(&self.seen).partitions.clone()
     }
 
-    pub(super) fn status(&self) -> MirrorStatus {
-        let counters = &self.counters;
-        let last_commit = counters.last_commit.load(Ordering::Relaxed);
-        let seen = lock(&self.seen);
-        MirrorStatus {
-            state: seen.state,
-            partitions: seen.partitions.clone(),
-            forwarded: counters.forwarded.load(Ordering::Relaxed),
-            forwarded_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
-            passed_over: counters.passed_over.load(Ordering::Relaxed),
-            refused: counters.refused.load(Ordering::Relaxed),
-            committed: counters.committed.load(Ordering::Relaxed),
-            aborted: counters.aborted.load(Ordering::Relaxed),
-            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
-            last_error: seen.last_error.clone(),
-        }
+    pub(super) fn last_error(&self) -> Option<Error> {
+        lock(&self.seen).last_error.clone()
     }
 
     /// Whether it has ended, and why if with an error.
@@ -180,7 +169,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn set_partitions(&self, partitions: Vec<MirrorPartition>) {
+    pub(super) fn set_partitions(&self, partitions: Vec<P>) {
         lock(&self.seen).partitions = partitions;
         self.changed.notify(usize::MAX);
     }
@@ -188,9 +177,9 @@ impl Shared {
     /// Tells whoever listens of an error.
     pub(super) fn met(&self, class: ErrorClass, partition: Option<(String, u32)>, error: Error) {
         match class {
-            ErrorClass::Passing => tracing::warn!(?partition, %error, "a mirror has met an error that passes"),
-            ErrorClass::Partition => tracing::error!(?partition, %error, "a mirror has paused a partition"),
-            ErrorClass::Fatal => tracing::error!(%error, "a mirror has ended"),
+            ErrorClass::Passing => tracing::warn!(?partition, %error, "a {} has met an error that passes", self.what),
+            ErrorClass::Partition => tracing::error!(?partition, %error, "a {} has paused a partition", self.what),
+            ErrorClass::Fatal => tracing::error!(%error, "a {} has ended", self.what),
         }
         #[cfg(feature = "metrics")]
         if let Some(mirror) = &self.exports_as {
@@ -233,6 +222,26 @@ impl Shared {
                 return found;
             }
             listener.wait();
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> MirrorStatus {
+        let counters = &self.counters;
+        let last_commit = counters.last_commit.load(Ordering::Relaxed);
+        let seen = lock(&self.seen);
+        MirrorStatus {
+            state: seen.state,
+            partitions: seen.partitions.clone(),
+            forwarded: counters.forwarded.load(Ordering::Relaxed),
+            forwarded_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
+            passed_over: counters.passed_over.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            committed: counters.committed.load(Ordering::Relaxed),
+            aborted: counters.aborted.load(Ordering::Relaxed),
+            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
+            last_error: seen.last_error.clone(),
         }
     }
 }

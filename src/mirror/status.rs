@@ -89,7 +89,7 @@ pub struct MirrorPartition {
     pub paused: Option<Error>,
 }
 
-/// What an error means for a mirror.
+/// What an error means for a mirror, or a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -101,13 +101,13 @@ pub enum ErrorClass {
     Fatal,
 }
 
-/// An error that a mirror has met.
+/// An error that a mirror, or a source, has met.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct MirrorError {
     /// What it means.
     pub class: ErrorClass,
-    /// The topic and partition in the log that it is about, if it is about one.
+    /// The topic and partition that it is about, if it is about one: in the log for a mirror, in Kafka for a source.
     pub partition: Option<(String, u32)>,
     /// The error.
     pub error: Error,

@@ -2,5 +2,9 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where it must, on the real clock")]
 
 mod brokers;
+mod bus;
+#[cfg(feature = "cli")]
+mod command;
 mod mirror;
+mod source;
 mod support;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    admin, alter, create, dead_letters, delete, dump, find, generate, groups, import, produce, read, repair, stats,
-    verify,
+    admin, alter, create, dead_letters, delete, dump, find, generate, groups, import, mirror, produce, read, repair,
+    stats, verify,
 };
 use crate::output::ColorWhen;
 
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Groups(groups::GroupsArgs),
     /// Look at the events that a group has given up, hand them to it again, or throw them away
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Forward topics to Apache Kafka, beside the program that writes them
+    Mirror(mirror::MirrorArgs),
     /// Show sizes, records and rates
     Stats(stats::StatsArgs),
     /// Read everything with all checks
@@ -127,6 +129,10 @@ mod tests {
             "repair",
             "groups",
             "dead-letters",
+            "mirror",
+            "--config",
+            "--check",
+            "--until-caught-up",
             "show",
             "replay",
             "purge",

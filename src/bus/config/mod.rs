@@ -9,8 +9,11 @@ use super::settings::BusSettings;
 use super::subscribe::On;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::LogBuilder;
+#[cfg(feature = "kafka")]
+use crate::kafka::KafkaConfig;
 use crate::log::settings::TopicSettings;
 
+mod backend;
 mod env;
 mod read;
 mod schema;
@@ -18,6 +21,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub use backend::Backend;
 use sections::Sections;
 
 /// What an operator can say about a log, its bus, its topics and its subscriptions, without the program being built anew: a TOML file,
@@ -66,7 +70,16 @@ pub struct Config {
     table: Table,
     sections: Sections,
     bus: BusSettings,
+    /// The section `[kafka]`, which is not in the table: it may have secrets.
+    #[cfg(feature = "kafka")]
+    kafka: KafkaConfig,
 }
+
+/// The section of a file that is about Kafka.
+const KAFKA: &str = "kafka";
+
+/// The section about the mirror, which `MirrorConfig` reads.
+const MIRROR: &str = "mirror";
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,14 +89,24 @@ impl fmt::Debug for Config {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        self.table == other.table
+        #[cfg(feature = "kafka")]
+        let same = self.kafka == other.kafka;
+        #[cfg(not(feature = "kafka"))]
+        let same = true;
+        same && self.table == other.table
     }
 }
 
 impl Default for Config {
     /// Says nothing.
     fn default() -> Self {
-        Self { table: Table::new(), sections: Sections::default(), bus: BusSettings::default() }
+        Self {
+            table: Table::new(),
+            sections: Sections::default(),
+            bus: BusSettings::default(),
+            #[cfg(feature = "kafka")]
+            kafka: KafkaConfig::default(),
+        }
     }
 }
 
@@ -91,21 +114,28 @@ impl Config {
     fn new(table: Table) -> Result<Self> {
         let sections = Sections::read(&table)?;
         let bus = sections.bus_settings()?;
-        Ok(Self { table, sections, bus })
+        Ok(Self { table, sections, bus, ..Self::default() })
     }
 
-    /// The configuration that a text says.
+    /// The configuration that a text says. The section `[mirror]` is let be: with the feature `kafka`, `MirrorConfig` reads it from the same
+    /// text.
     ///
     /// # Errors
     ///
     /// [`Invalid`](ErrorKind::Invalid) for a text that is no TOML, for keys that are unknown, and for values outside of what is allowed.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             Error::invalid(format!("the configuration is no TOML, in line {line}: {}", error.message()))
         })?;
-        Self::new(read::table(schema::ROOT, "", table)?)
+        // Read by who knows it; in a program without Kafka by nobody.
+        table.remove(KAFKA);
+        table.remove(MIRROR);
+        let config = Self::new(read::table(schema::ROOT, "", table)?)?;
+        #[cfg(feature = "kafka")]
+        let config = Self { kafka: KafkaConfig::from_toml(text)?, ..config };
+        Ok(config)
     }
 
     /// The configuration that a file says.
@@ -154,7 +184,10 @@ impl Config {
                 Err(_) => return Err(Error::invalid(format!("the variable {name} is no text in UTF-8"))),
             }
         }
-        self.with_vars(ours)
+        let config = self.with_vars(ours)?;
+        #[cfg(feature = "kafka")]
+        let config = Self { kafka: config.kafka.with_env()?, ..config };
+        Ok(config)
     }
 
     /// [`with_env`](Self::with_env), with variables that are given: for tests, and for whoever has them from elsewhere.
@@ -164,15 +197,30 @@ impl Config {
     /// As [`with_env`](Self::with_env).
     pub fn with_vars<N: AsRef<str>, V: AsRef<str>>(self, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self> {
         let mut table = self.table;
+        #[cfg(feature = "kafka")]
+        let mut kafka = self.kafka;
         for (name, value) in variables {
             env::put(&mut table, name.as_ref(), value.as_ref())?;
+            #[cfg(feature = "kafka")]
+            {
+                kafka = kafka.with_vars([(name, value)])?;
+            }
         }
-        Self::new(table)
+        let config = Self::new(table)?;
+        #[cfg(feature = "kafka")]
+        let config = Self { kafka, ..config };
+        Ok(config)
     }
 
     /// What it says about the log, for opening one.
     pub fn log(&self) -> LogBuilder {
         self.sections.log.builder()
+    }
+
+    /// What it says about Kafka: the section `[kafka]`, and the `KAFKA_*` variables.
+    #[cfg(feature = "kafka")]
+    pub fn kafka(&self) -> KafkaConfig {
+        self.kafka.clone()
     }
 
     /// What it says about the bus, the settings of single topics included.
@@ -195,7 +243,7 @@ impl Config {
         self.sections.subscriptions.keys().map(String::as_str)
     }
 
-    /// The text that says the same. Lengths of time and sizes are written in one way only, `"60s"` for `"1m"`.
+    /// The text that says the same, but for the section `[kafka]`, which may have secrets. Lengths of time and sizes are written in one way only, `"60s"` for `"1m"`.
     pub fn to_toml(&self) -> String {
         // A table of texts, numbers and tables can always be written.
         toml::to_string(&self.table).unwrap_or_default()

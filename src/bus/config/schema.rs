@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::policy::{CONCURRENCY_MAX, TIME_MAX, WAITING_BYTES_MIN, WAITING_MAX};
 use super::super::retry::{ATTEMPTS_MAX, WAIT_MAX};
+use super::backend::Backend;
 use crate::log::settings::ranges;
 
 /// What a value may be.
@@ -91,6 +92,7 @@ const LOG: Keys = &[
 ];
 
 const BUS: Keys = &[
+    ("backend", leaf(Kind::Word(Backend::WORDS))),
     ("source", leaf(Kind::Text)),
     ("environment", leaf(Kind::Text)),
     ("create_topics", leaf(Kind::Flag)),

@@ -10,6 +10,7 @@ use toml::Table;
 use super::super::policy::{GiveUp, Policy};
 use super::super::retry::Retry;
 use super::super::settings::BusSettings;
+use super::backend::Backend;
 use super::read;
 use crate::error::{Error, Result};
 use crate::handle::LogBuilder;
@@ -43,6 +44,7 @@ pub(super) struct LogSection {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BusSection {
+    backend: Option<String>,
     source: Option<String>,
     environment: Option<String>,
     create_topics: Option<bool>,
@@ -167,6 +169,12 @@ fn topic_settings(path: &str, table: Table) -> Result<TopicSettings> {
 /// Says which section it is that an error is about.
 fn about<T>(path: impl fmt::Display, checked: Result<T>) -> Result<T> {
     checked.map_err(|error| Error::invalid(format!("in `{path}`: {error}")))
+}
+
+impl BusSection {
+    pub(super) fn backend(&self) -> Backend {
+        self.backend.as_deref().map_or_else(Backend::default, Backend::from_word)
+    }
 }
 
 impl LogSection {

@@ -233,6 +233,15 @@ fn the_documentation_is_complete() {
     assert_eq!((config.topic("orders").partitions, config.topic("orders").compression), (8, Compression::Lz4));
 }
 
+#[test]
+fn what_others_read_is_let_be_and_not_kept() {
+    let text = "[bus]\nsource = \"x\"\n[kafka]\nsasl_password = \"hunter2\"\n[mirror]\ntopics = [\"orders\"]\n";
+    let config = Config::from_toml(text).unwrap();
+    assert_eq!(config.to_toml(), "[bus]\nsource = \"x\"\n");
+    assert!(!format!("{config:?} {}", config.to_toml()).contains("hunter2"));
+    assert!(Config::from_toml("[kafkas]\n").is_err());
+}
+
 fn with(variables: &[(&str, &str)]) -> crate::error::Result<Config> {
     Config::from_toml(ALL)?.with_vars(variables.iter().copied())
 }

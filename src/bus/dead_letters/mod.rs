@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::Bus;
+use super::backend::Store;
 use super::handler::Reason;
 use crate::codec::Raw;
 use crate::consumer::{Consumer, Item};
@@ -134,7 +135,25 @@ pub struct DeadLetters {
     bus: Bus,
     /// As the log knows it.
     group: String,
-    topic: Topic,
+    topic: Letters,
+}
+
+/// Where they are.
+#[derive(Debug, Clone)]
+enum Letters {
+    Log(Topic),
+    #[cfg(feature = "kafka")]
+    Kafka(Arc<super::kafka::Cluster>, Arc<str>),
+}
+
+impl Letters {
+    fn name(&self) -> &str {
+        match self {
+            Self::Log(topic) => topic.name(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_, name) => name,
+        }
+    }
 }
 
 impl Bus {
@@ -142,11 +161,19 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if there is no such topic, [`Invalid`](ErrorKind::Invalid) for names that are none,
-    /// [`Closed`](ErrorKind::Closed).
+    /// [`NotFound`](ErrorKind::NotFound) if there is no such topic, which on Kafka is found out by the first look;
+    /// [`Invalid`](ErrorKind::Invalid) for names that are none, [`Closed`](ErrorKind::Closed).
     pub fn dead_letters(&self, group: &str, topic: &str) -> Result<DeadLetters> {
         crate::group::validate_group_name(group)?;
-        let topic = self.log().raw_topic(&self.full_name(topic))?;
+        let name = self.full_name(topic);
+        let topic = match &self.inner.store {
+            Store::Log => Letters::Log(self.log().raw_topic(&name)?),
+            #[cfg(feature = "kafka")]
+            Store::Kafka(cluster) => {
+                crate::log::names::validate_user_topic_name(&name)?;
+                Letters::Kafka(Arc::clone(cluster), (&*name).into())
+            }
+        };
         Ok(DeadLetters { bus: self.clone(), group: self.full_name(group).into_owned(), topic })
     }
 }
@@ -197,14 +224,14 @@ fn unfinished(bus: &Bus, group: &str, topic: &str, mut each: impl FnMut(Message)
 }
 
 /// What is parked of a group, read from the log unless somebody in this process knows it.
-pub(super) async fn parked(bus: &Bus, group: &str, topic: &Topic) -> Result<Arc<Parked>> {
+pub(super) async fn parked(bus: &Bus, group: &str, topic: &str) -> Result<Arc<Parked>> {
     let registry = Registry::of(&bus.log().inner.engine)?;
     let _working = registry.working.lock().await;
-    if let Some(known) = registry.get(group, topic.name()) {
+    if let Some(known) = registry.get(group, topic) {
         return Ok(known);
     }
     let parked = Arc::new(Parked::default());
-    let (bus, found, name, of) = (bus.clone(), Arc::clone(&parked), topic.name().to_owned(), group.to_owned());
+    let (bus, found, name, of) = (bus.clone(), Arc::clone(&parked), topic.to_owned(), group.to_owned());
     unblock(move || {
         unfinished(&bus, &shadow(&of), &name, |letter| {
             if letter.headers().get_str(record::GROUP) == Some(&of)
@@ -224,7 +251,7 @@ pub(super) async fn parked(bus: &Bus, group: &str, topic: &Topic) -> Result<Arc<
         })
     })
     .await?;
-    registry.put(group, topic.name(), &parked);
+    registry.put(group, topic, &parked);
     Ok(parked)
 }
 
@@ -292,6 +319,12 @@ impl DeadLetters {
     }
 
     fn each(&self, mut each: impl FnMut(Option<DeadLetter>) -> bool) -> Result<()> {
+        #[cfg(feature = "kafka")]
+        if let Letters::Kafka(cluster, name) = &self.topic {
+            let all = cluster.letters(&self.group, name)?;
+            let _all = all.iter().filter_map(DeadLetter::read).all(|letter| each(Some(letter)));
+            return Ok(());
+        }
         unfinished(&self.bus, &shadow(&self.group), self.topic.name(), |message| {
             let letter = DeadLetter::read(&message).filter(|letter| letter.group == self.group);
             Ok(letter.is_none() || each(letter))
@@ -388,14 +421,27 @@ impl DeadLetters {
     }
 
     async fn act(&self, action: Action, which: Option<BTreeSet<(u32, u64)>>) -> Result<u64> {
+        let topic = match &self.topic {
+            Letters::Log(topic) => topic,
+            #[cfg(feature = "kafka")]
+            Letters::Kafka(cluster, name) => {
+                let (letters, cluster, name) = (self.clone(), Arc::clone(cluster), Arc::clone(name));
+                let replay = action == Action::Replay;
+                return unblock(move || {
+                    let done = cluster.act(&letters.group, &name, replay, which.as_ref())?;
+                    done.map_err(|(partition, offset)| letters.not_found(partition, offset))
+                })
+                .await;
+            }
+        };
         let log = self.bus.log();
         let engine = Arc::clone(&log.inner.engine);
         unblock(move || ensure_replays(&engine)).await?;
         let registry = Registry::of(&log.inner.engine)?;
         // One at a time: the partitions of the topic belong to one member of the shadow group only.
         let _working = registry.working.lock().await;
-        let parked = registry.get(&self.group, self.topic.name());
-        let mut consumer = self.topic.subscribe(shadow(&self.group)).build().await?;
+        let parked = registry.get(&self.group, topic.name());
+        let mut consumer = topic.subscribe(shadow(&self.group)).build().await?;
         let mut open = self.collect(&mut consumer).await?;
         if let Some(which) = &which {
             let there: BTreeSet<_> = open.iter().map(|(_, letter)| (letter.partition(), letter.offset())).collect();

@@ -90,6 +90,25 @@ impl Parked {
         });
     }
 
+    /// A dead letter has come back, or somebody has purged it, perhaps in another process.
+    #[cfg(feature = "kafka")]
+    pub(in super::super) fn let_go(&self, message: &Message, replay: bool) {
+        if let Some(key) = key_of(message) {
+            self.change(key, |held| {
+                held.letters.remove(&message.offset());
+                if replay {
+                    held.replays.insert(message.offset());
+                }
+            });
+        }
+    }
+
+    /// All of it is to be found out anew.
+    #[cfg(feature = "kafka")]
+    pub(in super::super) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
     /// A dead letter that could not be released.
     pub(super) fn kept(&self, place: &Place, key: Option<&Bytes>) {
         let Some(key) = key_at(place, key) else { return };
@@ -100,7 +119,7 @@ impl Parked {
     }
 
     /// A dead letter that was found in the log.
-    pub(super) fn found(&self, place: &Place, key: Option<&Bytes>, replay: bool) {
+    pub(in super::super) fn found(&self, place: &Place, key: Option<&Bytes>, replay: bool) {
         let Some(key) = key_at(place, key) else { return };
         self.change(key, |held| {
             let list = if replay { &mut held.replays } else { &mut held.letters };

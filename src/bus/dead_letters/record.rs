@@ -17,7 +17,7 @@ pub(super) const TOPIC: &str = "dead_letter_topic";
 pub(super) const PARTITION: &str = "dead_letter_partition";
 pub(super) const OFFSET: &str = "dead_letter_offset";
 pub(super) const TIMESTAMP: &str = "dead_letter_timestamp";
-pub(super) const GROUP: &str = "dead_letter_group";
+pub(in super::super) const GROUP: &str = "dead_letter_group";
 pub(super) const REASON: &str = "dead_letter_reason";
 pub(super) const ATTEMPTS: &str = "dead_letter_attempts";
 /// Once for each error of the chain.
@@ -25,7 +25,8 @@ pub(super) const ERROR: &str = "dead_letter_error";
 pub(super) const FIRST_FAILURE: &str = "dead_letter_first_failure";
 pub(super) const LAST_FAILURE: &str = "dead_letter_last_failure";
 
-/// annals' own topic of dead letters that are to be handled again.
+/// annals' own topic of dead letters that are to be handled again. On Kafka there is one for each topic of events, whose name is
+/// behind a dot.
 pub(in super::super) const REPLAYS_TOPIC: &str = "__replays";
 /// What the headers of a replay begin with.
 const REPLAY_PREFIX: &str = "replay_";
@@ -34,6 +35,9 @@ const REPLAY_PARTITION: &str = "replay_partition";
 const REPLAY_OFFSET: &str = "replay_offset";
 const REPLAY_TIMESTAMP: &str = "replay_timestamp";
 const REPLAY_GROUP: &str = "replay_group";
+/// It is no replay: the dead letter was purged.
+#[cfg(feature = "kafka")]
+const REPLAY_PURGED: &str = "replay_purged";
 
 /// So much of an error is kept.
 const ERROR_BYTES_MAX: usize = 1024;
@@ -98,11 +102,11 @@ fn cut(mut text: String) -> String {
 }
 
 /// The place of a message that somebody else's headers tell of.
-pub(super) struct Place {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: u32,
-    pub(super) offset: u64,
-    pub(super) timestamp: DateTime<Utc>,
+pub(in super::super) struct Place {
+    pub(in super::super) topic: Arc<str>,
+    pub(in super::super) partition: u32,
+    pub(in super::super) offset: u64,
+    pub(in super::super) timestamp: DateTime<Utc>,
 }
 
 impl Place {
@@ -116,7 +120,7 @@ impl Place {
         })
     }
 
-    pub(super) fn of_dead_letter(headers: &Headers) -> Option<Self> {
+    pub(in super::super) fn of_dead_letter(headers: &Headers) -> Option<Self> {
         Self::read(headers, [TOPIC, PARTITION, OFFSET, TIMESTAMP])
     }
 }
@@ -129,7 +133,7 @@ pub(super) fn original_headers(headers: &Headers) -> Headers {
 }
 
 /// What brings a dead letter back to the group that has failed.
-pub(super) fn to_replay(letter: &Message, place: &Place, group: &str) -> Record<Bytes> {
+pub(in super::super) fn to_replay(letter: &Message, place: &Place, group: &str) -> Record<Bytes> {
     let mut headers = original_headers(letter.headers());
     let mut put = |name: &'static str, value: String| headers.push(Header::new(name, value));
     put(REPLAY_TOPIC, place.topic.to_string());
@@ -140,9 +144,23 @@ pub(super) fn to_replay(letter: &Message, place: &Place, group: &str) -> Record<
     Record { value: letter.value().cloned(), key: letter.key().cloned(), headers, timestamp: None, partition: None }
 }
 
+/// What tells the group that a dead letter was purged.
+#[cfg(feature = "kafka")]
+pub(in super::super) fn to_release(letter: &Message, place: &Place, group: &str) -> Record<Bytes> {
+    let mut record = Record { value: None, ..to_replay(letter, place, group) };
+    record.headers.push(Header::absent(REPLAY_PURGED));
+    record
+}
+
+/// Whether a message says that a dead letter was purged.
+#[cfg(feature = "kafka")]
+pub(in super::super) fn is_release(message: &Message) -> bool {
+    message.headers().contains(REPLAY_PURGED)
+}
+
 /// If a message is a replay: the message that it was, if it is this group's.
 pub(in super::super) fn replayed(message: &Message, group: &str) -> Option<Option<Message>> {
-    if message.topic() != REPLAYS_TOPIC {
+    if !message.topic().starts_with(REPLAYS_TOPIC) {
         return None;
     }
     let headers = message.headers();

@@ -14,15 +14,18 @@ use futures_core::Stream;
 use futures_util::stream::FuturesUnordered;
 
 use super::Bus;
+use super::backend::Feed;
 use super::breaker::{Breaker, Permit};
 use super::context::Context;
 use super::dead_letters::Parked;
+#[cfg(feature = "kafka")]
+use super::dead_letters::record::is_release;
 use super::dead_letters::record::replayed;
 use super::handler::{Dispatch, HandlerError, Reason};
 use super::policy::Policy;
 use super::shared::Shared;
 use super::timers::{Alarm, Sleep, Timers};
-use crate::consumer::{Consumer, Item, TopicPartition};
+use crate::consumer::{Item, TopicPartition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Message;
 use crate::segment::lock;
@@ -46,7 +49,7 @@ pub(super) type Gone = Arc<Mutex<Vec<TopicPartition>>>;
 pub(super) struct Driver {
     bus: Bus,
     shared: Arc<Shared>,
-    consumer: Consumer,
+    feed: Feed,
     gone: Gone,
     handler: Arc<dyn Dispatch>,
     policy: Policy,
@@ -67,7 +70,7 @@ impl Driver {
     pub(super) fn new(
         bus: Bus,
         shared: Arc<Shared>,
-        consumer: Consumer,
+        feed: Feed,
         gone: Gone,
         handler: Arc<dyn Dispatch>,
         policy: Policy,
@@ -78,7 +81,7 @@ impl Driver {
         let alarm = Alarm::new(engine, &timers);
         Ok(Self {
             shared,
-            consumer,
+            feed,
             gone,
             handler,
             breaker: Breaker::new(policy.breaker),
@@ -101,8 +104,8 @@ impl Driver {
         self.waiting = Waiting::default();
         // Whatever has not come to an end is given back: it is delivered again.
         self.running = FuturesUnordered::new();
-        let closed = self.consumer.is_closed();
-        let left = self.consumer.close().await;
+        let closed = self.feed.is_closed();
+        let left = self.feed.close().await;
         let failure = self.failure.take().or_else(|| left.err().filter(|_| !closed));
         self.shared.end(failure);
     }
@@ -122,7 +125,7 @@ impl Driver {
                 return Poll::Ready(());
             }
             if !moved {
-                if self.running.is_empty() && self.waiting.count() == 0 && self.consumer.is_at_end() {
+                if self.running.is_empty() && self.waiting.count() == 0 && self.feed.is_at_end(asked, &self.shared) {
                     self.shared.is_idle(asked);
                 }
                 if self.rest(waking).is_pending() {
@@ -136,7 +139,7 @@ impl Driver {
 
     fn is_over(&self) -> bool {
         let late = self.stop_at.is_some_and(|at| self.alarm.now() >= at);
-        self.consumer.is_closed() || self.failure.is_some() || (self.stopping && (self.running.is_empty() || late))
+        self.feed.is_closed() || self.failure.is_some() || (self.stopping && (self.running.is_empty() || late))
     }
 
     /// Waits for the next time at which there is something to do.
@@ -162,12 +165,20 @@ impl Driver {
     fn obey(&mut self) {
         let wishes = self.shared.take_wishes();
         for seek in wishes.seeks {
-            let answer = self.consumer.blocking_seek(&seek.topic, seek.partition, seek.to);
-            if answer.is_ok() {
-                self.waiting.forget(|message| message.topic() == seek.topic && message.partition() == seek.partition);
+            match &mut self.feed {
+                Feed::Log(consumer) => {
+                    let answer = consumer.blocking_seek(&seek.topic, seek.partition, seek.to);
+                    if answer.is_ok() {
+                        let is_of_it =
+                            |message: &Message| message.topic() == seek.topic && message.partition() == seek.partition;
+                        self.waiting.forget(is_of_it);
+                    }
+                    // Nobody has to wait for it.
+                    let _gone = seek.answer.send(answer).is_err();
+                }
+                #[cfg(feature = "kafka")]
+                Feed::Kafka(feed) => feed.seek(seek),
             }
-            // Nobody has to wait for it.
-            let _gone = seek.answer.send(answer).is_err();
         }
         if wishes.stop && !self.stopping {
             self.stopping = true;
@@ -213,17 +224,17 @@ impl Driver {
         let mut moved = false;
         for _ in 0..TAKEN_MAX {
             // A partition that is to go does so once nothing of this member's is under way.
-            if self.consumer.is_asked() && !self.running.is_empty() {
+            if self.feed.is_asked() && !self.running.is_empty() {
                 break;
             }
             let room =
                 self.waiting.count() < self.policy.waiting_max && self.waiting.bytes() < self.policy.waiting_bytes_max;
             if !(room && self.is_free()) || self.waiting.has_ready() {
-                self.consumer.poll_rebalance(waking);
+                self.feed.poll_rebalance(waking);
                 self.forget_gone();
                 break;
             }
-            let next = Pin::new(&mut self.consumer).poll_next(waking);
+            let next = self.feed.poll_next(waking);
             self.forget_gone();
             match next {
                 Poll::Ready(Some(item)) => self.take(item, waking),
@@ -235,6 +246,7 @@ impl Driver {
     }
 
     fn forget_gone(&mut self) {
+        self.feed.take_gone(&self.gone);
         let gone = std::mem::take(&mut *lock(&self.gone));
         if !gone.is_empty() {
             let is_gone = |message: &Message| {
@@ -249,15 +261,16 @@ impl Driver {
             Ok(Item::Message(message)) => self.accept(message, waking),
             Ok(Item::CaughtUp) => self.shared.caught_up(),
             Ok(Item::Gap(gap)) => {
-                tracing::warn!(group = self.consumer.group(), ?gap, "records were gone before they could be handled");
+                tracing::warn!(group = self.feed.group(), ?gap, "records were gone before they could be handled");
                 self.shared.counters.gaps.add(1);
             }
             Ok(Item::Rewound(rewound)) => {
-                tracing::warn!(group = self.consumer.group(), ?rewound, "records that were handled are lost");
+                tracing::warn!(group = self.feed.group(), ?rewound, "records that were handled are lost");
                 self.shared.counters.rewound.add(1);
             }
+            Err(error) if self.feed.is_fatal(&error) => self.fail(error),
             Err(error) => {
-                tracing::error!(group = self.consumer.group(), %error, "a partition cannot be read");
+                tracing::error!(group = self.feed.group(), %error, "a partition cannot be read");
                 self.shared.met(error);
             }
         }
@@ -266,13 +279,24 @@ impl Driver {
     /// Decides what is to be done with an event.
     fn accept(&mut self, message: Message, waking: &mut Waking<'_>) {
         let delivered = Arc::new(message);
-        let shown = match replayed(&delivered, self.consumer.group()) {
+        let shown = match replayed(&delivered, self.feed.group()) {
             None => Arc::clone(&delivered),
             Some(Some(shown)) => Arc::new(shown),
             // Another group's.
             Some(None) => return self.finish(&delivered),
         };
-        let tries = match self.consumer.tries(&delivered) {
+        #[cfg(feature = "kafka")]
+        if !Arc::ptr_eq(&delivered, &shown)
+            && let Feed::Kafka(_) = &self.feed
+        {
+            // Whoever has sent it may be another process.
+            let purged = is_release(&delivered);
+            self.parked.iter().for_each(|parked| parked.let_go(&shown, !purged));
+            if purged {
+                return self.finish(&delivered);
+            }
+        }
+        let tries = match self.feed.tries(&delivered) {
             Ok(tries) => tries,
             // The partition has gone in this very moment.
             Err(_) => return,
@@ -374,7 +398,7 @@ impl Driver {
     /// Says that an event is done. Of a partition that is somebody else's by now, nobody wants to know.
     fn finish(&mut self, message: &Message) {
         for _ in 0..2 {
-            match self.consumer.finish_async(message) {
+            match self.feed.finish_async(message) {
                 Ok(()) => return,
                 Err(error) if error.kind() == ErrorKind::Poisoned => return self.fail(error),
                 Err(error) if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Invalid | ErrorKind::Closed) => {

@@ -3,6 +3,7 @@
 use std::task::Context as Waking;
 use std::time::Duration;
 
+use super::super::backend::{LetterTopic, Output};
 use super::super::context::Context;
 use super::super::dead_letters::record::DeadLetterRecord;
 use super::super::handler::{HandlerError, Reason};
@@ -10,8 +11,6 @@ use super::super::policy::GiveUp;
 use super::Driver;
 use super::work::{Ended, Over, Purpose, Turn, Work, is_passing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::topic::Topic;
-use crate::transaction::Transaction;
 
 /// How long to wait when the disk is full, or will not do what it is asked.
 const PASSING_WAIT: Duration = Duration::from_secs(1);
@@ -74,11 +73,11 @@ impl Driver {
         work: Box<Work>,
         cx: Option<Context>,
         purpose: Purpose,
-        mut records: Transaction,
+        records: Output,
         waking: &mut Waking<'_>,
     ) {
-        match records.finish(&self.consumer, &work.delivered) {
-            Ok(()) => self.turn(Turn::commit(work, cx, purpose, records.commit()), waking),
+        match self.feed.commit(records, &work.delivered) {
+            Ok(commit) => self.turn(Turn::commit(work, cx, purpose, commit), waking),
             Err(error) => self.not_committed(work, purpose, error, waking),
         }
     }
@@ -101,7 +100,7 @@ impl Driver {
     /// An attempt has failed: there is another, or the event is given up.
     fn failed(&mut self, mut work: Box<Work>, error: HandlerError, waking: &mut Waking<'_>) {
         self.shared.counters.failed.add(1);
-        match self.consumer.note_failure(&work.delivered) {
+        match self.feed.note_failure(&work.delivered) {
             Ok(tries) => (work.failures, work.first_failure) = (tries.count, tries.first_at),
             Err(error) if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Invalid) => {
                 return self.waiting.done(&work.key);
@@ -137,13 +136,13 @@ impl Driver {
     pub(super) fn give_up(&mut self, work: Box<Work>, error: HandlerError, waking: &mut Waking<'_>) {
         match &self.policy.give_up {
             GiveUp::DeadLetter(topic) => match self.dead_letter(topic, &work, &error) {
-                Ok(transaction) => {
+                Ok(output) => {
                     if error.reason() == Reason::Parked {
                         self.shared.counters.parked.add(1);
                     }
                     // Should it not get there at once, it is given up again, and not tried again.
                     let work = Box::new(Work { given_up: Some(error), ..*work });
-                    self.commit(work, None, Purpose::DeadLetter, transaction, waking);
+                    self.commit(work, None, Purpose::DeadLetter, output, waking);
                 }
                 Err(error) => self.fail(error),
             },
@@ -179,7 +178,7 @@ impl Driver {
     }
 
     /// The dead letter, to be committed together with the note that the event is done.
-    fn dead_letter(&self, topic: &Topic, work: &Work, error: &HandlerError) -> Result<Transaction> {
+    fn dead_letter(&self, topic: &LetterTopic, work: &Work, error: &HandlerError) -> Result<Output> {
         let now = self.bus.log().inner.engine.env.clock.now_micros();
         let record = DeadLetterRecord {
             message: &work.shown,
@@ -190,9 +189,9 @@ impl Driver {
             first_failure: work.first_failure,
             now,
         };
-        let mut transaction = self.bus.log().transaction();
-        transaction.produce(topic, record.to_record())?;
-        Ok(transaction)
+        let mut output = Output::new(&self.bus);
+        output.add(topic, record.to_record())?;
+        Ok(output)
     }
 }
 

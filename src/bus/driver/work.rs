@@ -10,11 +10,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::super::backend::Commit;
 use super::super::context::Context;
 use super::super::handler::{Answer, Attempt, Dispatch, HandlerError, Reason};
 use super::super::timers::Sleep;
 use crate::error::{Error, Result};
-use crate::producer::Receipt;
 use crate::record::{Message, TopicName};
 
 /// What keeps events in order: the key in its partition. Events without a key have no order among themselves.
@@ -95,11 +95,8 @@ pub(super) enum Purpose {
 /// How an event's turn ends.
 pub(super) enum Ended {
     Attempt(Answer),
-    Commit(Purpose, Result<Vec<Receipt>>),
+    Commit(Purpose, Result<()>),
 }
-
-/// A commit under way.
-type Commit = Pin<Box<dyn Future<Output = Result<Vec<Receipt>>> + Send>>;
 
 enum Stage {
     Here(Runner),
@@ -125,13 +122,8 @@ impl Turn {
         Self { work: Some(work), cx: Some(cx), stage: Stage::Away(Abort(tokio::spawn(runner))) }
     }
 
-    pub(super) fn commit(
-        work: Box<Work>,
-        cx: Option<Context>,
-        purpose: Purpose,
-        commit: impl Future<Output = Result<Vec<Receipt>>> + Send + 'static,
-    ) -> Self {
-        Self { work: Some(work), cx, stage: Stage::Commit(purpose, Box::pin(commit)) }
+    pub(super) fn commit(work: Box<Work>, cx: Option<Context>, purpose: Purpose, commit: Commit) -> Self {
+        Self { work: Some(work), cx, stage: Stage::Commit(purpose, commit) }
     }
 
     pub(super) fn work(&self) -> Option<&Work> {
@@ -263,6 +255,6 @@ pub(super) fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// What has failed that is nobody's fault here.
 pub(super) fn is_passing(error: &Error) -> bool {
-    use crate::error::ErrorKind::{Busy, Io, StorageFull};
-    matches!(error.kind(), StorageFull | Io | Busy)
+    use crate::error::ErrorKind::{Busy, Io, StorageFull, Unavailable};
+    matches!(error.kind(), StorageFull | Io | Busy | Unavailable)
 }

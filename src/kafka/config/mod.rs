@@ -256,6 +256,11 @@ impl KafkaConfig {
         Duration::from_millis(millis.unwrap_or(30_000))
     }
 
+    /// Whether clients are let in by tokens, which those that change the cluster do not have.
+    pub(crate) fn has_tokens(&self) -> bool {
+        self.token.is_some()
+    }
+
     pub(in crate::kafka) fn token(&self) -> Option<&TokenProvider> {
         self.token.as_ref()
     }

@@ -149,6 +149,19 @@ fn the_file_and_the_variables_say_the_same_as_the_builder() {
 }
 
 #[test]
+fn the_documentation_is_complete() {
+    let text = include_str!("../../../docs/CONFIGURATION.md");
+    for setting in SETTINGS {
+        let row = format!("| `{}` | `{}` |", setting.key, setting.variable());
+        assert!(text.contains(&row), "{row} is not there");
+    }
+    let section = text.split("```toml\n[kafka]").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = KafkaConfig::from_toml(&format!("[kafka]{section}")).unwrap().sasl_password("x");
+    // All but the file is there.
+    refused(&config, &["`ssl_ca_location` is \"/etc/ssl/kafka-ca.pem\""]);
+}
+
+#[test]
 fn a_wrong_value_is_named_with_what_is_allowed() {
     let cases = [
         ("linger = 5", "`kafka.linger` is 5; 0s to 15m are allowed"),

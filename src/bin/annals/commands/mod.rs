@@ -14,6 +14,7 @@ pub(crate) mod find;
 pub(crate) mod generate;
 pub(crate) mod groups;
 pub(crate) mod import;
+pub(crate) mod mirror;
 pub(crate) mod origin;
 pub(crate) mod produce;
 pub(crate) mod progress;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Find(args) => find::run(cli, args),
         Command::Groups(args) => groups::run(cli, args),
         Command::DeadLetters(args) => dead_letters::run(cli, args),
+        Command::Mirror(args) => mirror::run(cli, args),
         Command::Stats(args) => stats::run(cli, args),
         Command::Verify(args) => verify::run(cli, args),
         Command::Repair(args) => repair::run(cli, args),

@@ -31,6 +31,12 @@ impl Progress {
         }
     }
 
+    /// Says something else on stderr, above the bar.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn aside(&self, say: impl FnOnce()) {
+        self.0.suspend(say);
+    }
+
     pub(crate) fn set_total(&self, bytes: u64) {
         self.0.set_length(bytes);
     }

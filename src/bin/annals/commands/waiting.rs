@@ -21,6 +21,27 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = T>) -> Outcome<T> {
     Ok(runtime()?.block_on(future))
 }
 
+/// Listens from now on for Ctrl-C, and for SIGTERM where there is such a thing; resolves at the first.
+#[cfg(feature = "kafka")]
+pub(crate) fn terminated() -> Outcome<impl Future<Output = ()>> {
+    let cannot = |error: std::io::Error| Failure::new(Class::Failed, format!("cannot listen for signals: {error}"));
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt()).map_err(cannot)?, signal(SignalKind::terminate()).map_err(cannot)?);
+        Ok(poll_fn(move |cx| match (interrupt.poll_recv(cx), terminate.poll_recv(cx)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            _ => Poll::Ready(()),
+        }))
+    }
+    #[cfg(windows)]
+    {
+        let mut interrupt = tokio::signal::windows::ctrl_c().map_err(cannot)?;
+        Ok(poll_fn(move |cx| interrupt.poll_recv(cx).map(drop)))
+    }
+}
+
 /// What a follower has to do.
 pub(crate) enum Step {
     /// A record, or the error in its place.

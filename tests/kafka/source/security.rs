@@ -1,0 +1,86 @@
+//! Brokers that want to know who it is.
+
+use annals::mirror::{ErrorClass, KafkaConfig, SaslMechanism, SecurityProtocol};
+use annals::{ErrorKind, Log};
+
+use super::support::{Writer, caught_up, numbers, source, texts};
+use crate::support::{Broker, Options, PATIENCE, password};
+
+#[tokio::test]
+async fn it_says_who_it_is_and_ends_where_it_is_not_let_in() {
+    let Some(broker) = Broker::start(Options::new().tls().sasl()) else { return };
+    let topic = broker.unique("secure");
+    broker.create_topic(&topic, 1).await;
+    Writer::new(&broker).write_texts(&topic, 0, numbers(0..10));
+    let tls = || KafkaConfig::new(broker.tls_bootstrap()).security_protocol(SecurityProtocol::Ssl).ca_file(broker.ca());
+    let mutual = || tls().bootstrap_servers(broker.mutual_tls_bootstrap());
+    let certificate = broker.client_certificate();
+    let scram = |mechanism, password: &str| {
+        KafkaConfig::new(broker.sasl_bootstrap())
+            .security_protocol(SecurityProtocol::SaslPlaintext)
+            .sasl_mechanism(mechanism)
+            .sasl_username("reader")
+            .sasl_password(password)
+    };
+    let secret = password("reader");
+    let over_tls = || scram(SaslMechanism::ScramSha512, &secret).security_protocol(SecurityProtocol::SaslSsl);
+    let let_in = [
+        tls(),
+        mutual().client_certificate(certificate, broker.client_key()),
+        mutual().client_certificate(certificate, broker.client_key_encrypted()).key_password("client-secret"),
+        scram(SaslMechanism::ScramSha256, &secret),
+        scram(SaslMechanism::ScramSha512, &secret),
+        scram(SaslMechanism::Plain, &secret),
+        over_tls().bootstrap_servers(broker.sasl_tls_bootstrap()).ca_file(broker.ca()),
+    ];
+    for (number, kafka) in let_in.into_iter().enumerate() {
+        let log = Log::in_memory().unwrap();
+        let reading = source(&log, &broker, &[&topic]).from(kafka).spawn().unwrap();
+        caught_up(&reading).await;
+        assert_eq!(texts(&log, &topic, 0).len(), 10, "{number}");
+        reading.stop().await.unwrap();
+    }
+    let wrong = "hunter2-Zq8";
+    let turned_away = [
+        tls().ca_file(broker.other_ca()),
+        scram(SaslMechanism::ScramSha512, wrong),
+        scram(SaslMechanism::Plain, wrong),
+    ];
+    for (number, kafka) in turned_away.into_iter().enumerate() {
+        let log = Log::in_memory().unwrap();
+        let reading = source(&log, &broker, &[&topic]).from(kafka).spawn().unwrap();
+        let mut errors = reading.errors();
+        let ended = tokio::time::timeout(PATIENCE, reading.ended()).await;
+        let refused = ended.unwrap_or_else(|_| panic!("{number}: {:?}", reading.status())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{number}: {refused}");
+        assert!(!format!("{refused} {refused:?} {:?}", reading.status()).contains(wrong));
+        while let Ok(met) = errors.try_recv() {
+            assert!(!format!("{met:?}").contains(wrong));
+            assert!(matches!(met.class, ErrorClass::Passing | ErrorClass::Fatal));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_it_may_not_read_is_paused_and_the_others_go_on() {
+    let Some(broker) = Broker::start(Options::new().sasl().acl()) else { return };
+    let as_user = |user: &str| {
+        KafkaConfig::new(broker.sasl_bootstrap())
+            .security_protocol(SecurityProtocol::SaslPlaintext)
+            .sasl_mechanism(SaslMechanism::ScramSha256)
+            .sasl_username(user)
+            .sasl_password(password(user))
+    };
+    let topic = broker.unique("allowed");
+    broker.create_topic(&topic, 1).await;
+    let log = Log::in_memory().unwrap();
+    let reading = source(&log, &broker, &[&topic]).from(as_user("nobody")).spawn().unwrap();
+    let mut errors = reading.errors();
+    let met = super::support::error_with(&mut errors, &topic).await;
+    assert_eq!((met.class, met.error.kind()), (ErrorClass::Partition, ErrorKind::Denied), "{met:?}");
+    reading.stop().await.unwrap();
+    // Whoever may read needs no right to a consumer group.
+    let reading = source(&log, &broker, &[&topic]).from(as_user("reader")).spawn().unwrap();
+    caught_up(&reading).await;
+    reading.stop().await.unwrap();
+}
