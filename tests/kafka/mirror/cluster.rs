@@ -204,7 +204,7 @@ fn token(user: &str) -> OAuthToken {
 /// What a broker says while it begins is not taken for its last word.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_be_let_in_outlives_a_broker_that_begins_anew() {
-    let Some(broker) = Broker::start(Options::new().tls().acl()) else { return };
+    let Some(broker) = Broker::start(Options::new().tls().sasl()) else { return };
     let plain = |bootstrap: &str, protocol| KafkaConfig::new(bootstrap).security_protocol(protocol);
     let user = |config: KafkaConfig, mechanism| {
         config.sasl_mechanism(mechanism).sasl_username("writer").sasl_password(password("writer"))

@@ -8,4 +8,5 @@ mod identity;
 mod kill;
 mod refused;
 mod replies;
+mod retention;
 mod world;
