@@ -37,6 +37,8 @@ pub(super) struct Lane {
     pub(super) verify: Option<Print>,
     /// The offset behind the last record that is committed in Kafka, as far as is known.
     pub(super) end: i64,
+    /// What was known of that when it was last looked at.
+    pub(super) asked_at_end: i64,
     /// The library has said that there is nothing more, and nothing came since.
     pub(super) at_end: bool,
     /// Up to which offset it last said so.
@@ -68,6 +70,7 @@ impl Lane {
             last: None,
             verify: None,
             end: 0,
+            asked_at_end: -1,
             at_end: false,
             ended_at: -1,
             goal: None,

@@ -19,6 +19,7 @@ mod batch;
 mod checkpoint;
 mod connect;
 mod lane;
+mod look;
 mod record;
 mod run;
 mod settings;

@@ -31,14 +31,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How often it looks for topics and partitions that were added.
 const REFRESH: Duration = Duration::from_secs(5);
-/// How often it tells how far it has come.
-const LOOK: Duration = Duration::from_millis(250);
 /// How long it sleeps at most: the client library has to be asked now and then what it has to tell.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// So many records of a partition are taken before it is another one's turn.
 const TURN: usize = 2000;
-/// An error that passes is told again after so long, if it is still the same.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Why a session has ended.
 #[derive(Debug)]
@@ -78,11 +74,11 @@ pub(super) struct Runner {
     pub(super) lanes: Vec<Lane>,
     /// What partitions are paused for, from one session to the next.
     pub(super) paused: BTreeMap<Place, Paused>,
-    caught_up: Arc<CaughtUp>,
+    pub(super) caught_up: Arc<CaughtUp>,
     /// The question for which the lanes have goals.
-    goal_of: u64,
-    looked_at: Duration,
-    told: Option<(String, Duration)>,
+    pub(super) goal_of: u64,
+    pub(super) looked_at: Duration,
+    pub(super) told: Option<(String, Duration)>,
     first: usize,
 }
 
@@ -166,6 +162,9 @@ impl Runner {
             if self.shared.is_paused() {
                 self.commit(&mut session)?;
                 self.shared.set_state(MirrorState::Paused);
+                if self.now().saturating_sub(session.refreshed_at) >= REFRESH {
+                    self.look_ahead(&mut session)?;
+                }
                 self.look_if_due();
                 self.shared.wait(SLEEP_MAX);
                 continue;
@@ -188,18 +187,15 @@ impl Runner {
     }
 
     fn refresh(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        self.look_ahead(session)?;
         match self.has_grown(&session.admin) {
             Ok(true) => {
                 self.commit(session)?;
                 return Err(Trouble::Again);
             }
             Ok(false) => {}
-            Err(error) => match Trouble::from(error) {
-                Trouble::Passing(error) => self.tell(error),
-                fatal => return Err(fatal),
-            },
+            Err(error) => self.pass(error)?,
         }
-        session.refreshed_at = self.now();
         Ok(())
     }
 
@@ -417,57 +413,5 @@ impl Runner {
         let now = u64::try_from(self.settings.log.now_micros()).unwrap_or(0);
         counters.last_commit.store(now, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Answers whoever waits until all is in the log that was in Kafka when they asked.
-    fn answer(&mut self, session: &Session) {
-        let asked = self.caught_up.asked.load(Ordering::Acquire);
-        if asked == self.caught_up.answered.load(Ordering::Acquire) {
-            return;
-        }
-        if self.goal_of != asked {
-            for lane in self.lanes.iter_mut().filter(|lane| lane.paused.is_none()) {
-                match session.admin.watermarks(&lane.place.0, lane.place.1) {
-                    Ok((_, end)) => lane.goal = Some(end),
-                    // Asked again the next time.
-                    Err(_) => return,
-                }
-            }
-            self.goal_of = asked;
-        }
-        let has_come = |lane: &Lane| {
-            lane.paused.is_some() || lane.verify.is_none() && lane.goal.is_none_or(|goal| lane.has_come_to(goal))
-        };
-        if session.batch.is_empty() && self.lanes.iter().all(has_come) {
-            self.caught_up.answered.store(asked, Ordering::Release);
-            self.look();
-        }
-    }
-
-    fn look_if_due(&mut self) {
-        if self.now().saturating_sub(self.looked_at) >= LOOK {
-            self.look();
-        }
-    }
-
-    fn look(&mut self) {
-        self.looked_at = self.now();
-        let mut partitions: Vec<SourcePartition> = self.lanes.iter().map(Lane::status).collect();
-        partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-        self.shared.set_partitions(partitions);
-    }
-
-    /// Tells of an error that passes, but not of the same one over and over.
-    fn tell(&mut self, error: Error) {
-        let (text, now) = (error.to_string(), self.now());
-        let same = self.told.as_ref().is_some_and(|(told, at)| *told == text && now.saturating_sub(*at) < TELL_AGAIN);
-        if !same {
-            self.told = Some((text, now));
-            self.shared.met(ErrorClass::Passing, None, error);
-        }
-    }
-
-    pub(super) fn report_missing(&self, place: &Place, error: Error) {
-        self.shared.met(ErrorClass::Partition, Some(place.clone()), error);
     }
 }

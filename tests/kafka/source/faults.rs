@@ -1,13 +1,13 @@
 //! What may go wrong: another topic, another cluster, records that are gone, brokers that are down.
 
-use annals::mirror::{ErrorClass, GAP_FROM, GAP_TO, MARKER, OnMissing};
+use annals::mirror::{ErrorClass, GAP_FROM, GAP_TO, MARKER, MirrorState, OnMissing};
 use annals::{ErrorKind, Log};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::support::{Writer, caught_up, error_with, found, numbers, source, texts};
-use crate::support::{Broker, Options, PATIENCE};
+use crate::support::{Broker, Options, PATIENCE, until};
 
 #[tokio::test]
 async fn a_topic_that_was_made_again_is_refused() {
@@ -37,6 +37,56 @@ async fn a_topic_that_was_made_again_is_refused() {
         assert_eq!(texts(&log, &topic, 0).len(), 10 + again as usize);
         anew.stop().await.unwrap();
     }
+}
+
+/// Nobody tells the source: the broker has a topic of that name all the time, as far as it can see, or has none for a moment.
+#[tokio::test]
+async fn a_topic_that_is_made_again_while_it_is_read_is_refused() {
+    let Some(broker) = Broker::shared() else { return };
+    for again in [3, 30] {
+        let topic = broker.unique("while-read");
+        broker.create_topic(&topic, 1).await;
+        Writer::new(broker).write_texts(&topic, 0, numbers(0..10));
+        let log = Log::in_memory().unwrap();
+        let retry = Some(std::time::Duration::from_secs(1));
+        let reading = source(&log, broker, &[&topic]).retry_paused(retry).spawn().unwrap();
+        caught_up(&reading).await;
+        broker.delete_topic(&topic).await;
+        broker.create_topic(&topic, 1).await;
+        Writer::new(broker).write_texts(&topic, 0, numbers(100..100 + again));
+        let ended = tokio::time::timeout(PATIENCE, reading.ended()).await;
+        let refused = ended.unwrap_or_else(|_| panic!("{again}: {:?}", reading.status())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Mismatch, "{refused}");
+        assert_eq!(texts(&log, &topic, 0), numbers(0..10).collect::<Vec<_>>(), "nothing was written");
+    }
+}
+
+#[tokio::test]
+async fn what_goes_while_it_reads_is_found_out_as_well() {
+    let Some(broker) = Broker::shared() else { return };
+    let topic = broker.unique("overrun");
+    broker.create_topic(&topic, 1).await;
+    let log = Log::in_memory().unwrap();
+    let reading = source(&log, broker, &[&topic]).in_flight_bytes_max(64 << 10).spawn().unwrap();
+    caught_up(&reading).await;
+    reading.pause();
+    until("it has paused", async || reading.status().state == MirrorState::Paused).await;
+    // More than it may fetch ahead.
+    let large = "x".repeat(100_000);
+    Writer::new(broker).write_texts(&topic, 0, (0..100).map(|_| large.clone()));
+    until("it sees them", async || reading.status().lag_records() == 100).await;
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(&topic, 0, Offset::Offset(90)).unwrap();
+    let admin: AdminClient<DefaultClientContext> = broker.client().create().unwrap();
+    admin.delete_records(&before, &AdminOptions::new()).await.unwrap();
+    let mut errors = reading.errors();
+    reading.resume();
+    let met = error_with(&mut errors, "are gone: retention was faster").await;
+    assert_eq!((met.class, met.error.kind()), (ErrorClass::Partition, ErrorKind::OffsetOutOfRange), "{met:?}");
+    let there = found(&log, &topic).len();
+    assert!(there < 90, "{there} records were fetched ahead");
+    assert!(met.error.to_string().contains(&format!("offsets {there} to 89")), "{}", met.error);
+    reading.stop().await.unwrap();
 }
 
 #[tokio::test]
