@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
@@ -216,14 +216,10 @@ impl Runner {
                 Ok(_) => return Err(Trouble::Again),
                 // There is nobody in the group.
                 Err(error) if code(&error) == Some(Code::GroupAuthorizationFailed) => {}
-                Err(error) => {
-                    let is_fatal = code(&error).is_some_and(|code| class(code) == Class::Fatal);
-                    let error = self.explained(&consumer, "the Kafka client has met an error", error);
-                    if is_fatal {
-                        return Err(Trouble::Fatal(error));
-                    }
-                    self.tell(error);
-                }
+                Err(error) => match self.explained(&consumer, "the Kafka client has met an error", error) {
+                    (Class::Fatal, error) => return Err(Trouble::Fatal(error)),
+                    (_, error) => self.tell(error),
+                },
             }
         }
         if let Some(statistics) = consumer.client().context().take_statistics() {
@@ -238,15 +234,11 @@ impl Runner {
         Ok(())
     }
 
-    /// The error, in the words that the client library has found for it.
-    fn explained(
-        &self,
-        consumer: &rdkafka::consumer::BaseConsumer<KafkaContext>,
-        context: &str,
-        error: KafkaError,
-    ) -> Error {
+    /// The error in the words that the client library has found for it, and what it means.
+    fn explained(&self, consumer: &BaseConsumer<KafkaContext>, context: &str, error: KafkaError) -> (Class, Error) {
+        let class = code(&error).map_or(Class::Passing, class);
         let known = consumer.client().context().take_trouble(context);
-        known.map_or_else(|| from_kafka(context, error), |(_, error)| error)
+        known.unwrap_or_else(|| (class, from_kafka(context, error)))
     }
 
     /// Takes what there is, partition by partition. Answers whether there was anything.
@@ -301,18 +293,18 @@ impl Runner {
         let Some(lane) = self.lanes.get(index) else { return Ok(()) };
         let context = format!("cannot read topic {}, partition {} of Kafka", quoted(&lane.place.0), lane.place.1);
         let code = code(&error);
-        let error = self.explained(&session.consumer, &context, error);
-        match code.map(|code| (code, class(code))) {
-            Some((_, Class::Fatal)) => Err(Trouble::Fatal(error)),
+        let (class, error) = self.explained(&session.consumer, &context, error);
+        match (class, code) {
+            (Class::Fatal, _) => Err(Trouble::Fatal(error)),
             // Retention was faster, or the partition is another one: that is found out when it begins again.
-            Some((Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::NoOffset | Code::LogTruncation, _)) => {
+            (_, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::NoOffset | Code::LogTruncation)) => {
                 Err(Trouble::Passing(error))
             }
-            Some((_, Class::Partition)) => {
+            (Class::Partition, _) => {
                 self.pause_at(index, error);
                 Ok(())
             }
-            _ => {
+            (Class::Passing, _) => {
                 self.tell(error);
                 Ok(())
             }

@@ -61,6 +61,31 @@ async fn it_says_who_it_is_and_ends_where_it_is_not_let_in() {
     }
 }
 
+/// Connections that end in the middle of a handshake are no refusal.
+#[tokio::test]
+async fn brokers_that_are_killed_have_refused_nobody() {
+    let Some(broker) = Broker::start(Options::new().tls().sasl()) else { return };
+    let topic = broker.unique("handshakes");
+    broker.create_topic(&topic, 1).await;
+    let kafka = KafkaConfig::new(broker.sasl_tls_bootstrap())
+        .security_protocol(SecurityProtocol::SaslSsl)
+        .sasl_mechanism(SaslMechanism::ScramSha512)
+        .sasl_username("reader")
+        .sasl_password(password("reader"))
+        .ca_file(broker.ca());
+    let log = Log::in_memory().unwrap();
+    let reading = source(&log, &broker, &[&topic]).from(kafka).spawn().unwrap();
+    for round in 1..=3 {
+        Writer::new(&broker).write_texts(&topic, 0, numbers(0..10));
+        caught_up(&reading).await;
+        assert_eq!(texts(&log, &topic, 0).len(), 10 * round);
+        broker.kill();
+        broker.restart();
+    }
+    caught_up(&reading).await;
+    reading.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_topic_that_it_may_not_read_is_paused_and_the_others_go_on() {
     let Some(broker) = Broker::start(Options::new().sasl().acl()) else { return };
