@@ -1,10 +1,14 @@
 //! Brokers that want to know who it is.
 
-use annals::mirror::{ErrorClass, KafkaConfig, SaslMechanism, SecurityProtocol};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use annals::mirror::{ErrorClass, KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol};
 use annals::{ErrorKind, Log};
+use chrono::{DateTime, Utc};
 
 use super::support::{Writer, caught_up, numbers, source, texts};
-use crate::support::{Broker, Options, PATIENCE, password};
+use crate::support::{Broker, Options, PATIENCE, password, until};
 
 #[tokio::test]
 async fn it_says_who_it_is_and_ends_where_it_is_not_let_in() {
@@ -59,6 +63,57 @@ async fn it_says_who_it_is_and_ends_where_it_is_not_let_in() {
             assert!(matches!(met.class, ErrorClass::Passing | ErrorClass::Fatal));
         }
     }
+}
+
+/// A token that nobody has signed, as the test broker takes them.
+fn token(user: &str, ends: DateTime<Utc>) -> String {
+    let base64 = |text: &str| {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut encoded = String::new();
+        for bytes in text.as_bytes().chunks(3) {
+            let bits =
+                bytes.iter().enumerate().fold(0_u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+            (0..=bytes.len()).for_each(|at| encoded.push(ALPHABET[(bits >> (18 - 6 * at) & 63) as usize].into()));
+        }
+        encoded
+    };
+    let (now, ends) = (Utc::now().timestamp(), ends.timestamp());
+    let claims = format!(r#"{{"sub":"{user}","iat":{now},"exp":{ends}}}"#);
+    format!("{}.{}.", base64(r#"{"alg":"none"}"#), base64(&claims))
+}
+
+#[tokio::test]
+async fn tokens_come_from_a_function() {
+    let Some(broker) = Broker::start(Options::new().sasl()) else { return };
+    let topic = broker.unique("tokens");
+    broker.create_topic(&topic, 1).await;
+    Writer::new(&broker).write_texts(&topic, 0, numbers(0..10));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let oauth = KafkaConfig::new(broker.sasl_bootstrap())
+        .security_protocol(SecurityProtocol::SaslPlaintext)
+        .sasl_mechanism(SaslMechanism::OAuthBearer);
+    let kafka = oauth.clone().oauth_token(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let ends = Utc::now() + chrono::Duration::seconds(5);
+        Ok(OAuthToken::new(token("reader", ends), "reader", ends))
+    });
+    let log = Log::in_memory().unwrap();
+    let reading = source(&log, &broker, &[&topic]).from(kafka).spawn().unwrap();
+    caught_up(&reading).await;
+    assert_eq!(texts(&log, &topic, 0).len(), 10);
+    // Before one ends there is the next.
+    let first = calls.load(Ordering::Relaxed);
+    until("it is asked for another token", async || calls.load(Ordering::Relaxed) > first).await;
+    reading.stop().await.unwrap();
+    // Without one nobody is let in, and it says why.
+    let failing = oauth.oauth_token(|| Err("the vault is shut".into()));
+    let log = Log::in_memory().unwrap();
+    let reading = source(&log, &broker, &[&topic]).from(failing).spawn().unwrap();
+    let ended = tokio::time::timeout(PATIENCE, reading.ended()).await;
+    let refused = ended.unwrap_or_else(|_| panic!("{:?}", reading.status())).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+    assert!(refused.to_string().contains("the vault is shut"), "{refused}");
 }
 
 /// Connections that end in the middle of a handshake are no refusal.
