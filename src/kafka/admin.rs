@@ -142,8 +142,11 @@ impl Admin {
         let mut asked = pin!(admin.create_topics([&native], &options));
         let results = block(|cx| asked.as_mut().poll(cx)).map_err(|error| from_kafka(context.as_str(), error))?;
         match results.into_iter().next() {
-            // Somebody else was faster.
-            Some(Err((_, Code::TopicAlreadyExists))) => return Ok(false),
+            // Somebody else was faster, and not every broker may have heard of it yet.
+            Some(Err((_, Code::TopicAlreadyExists))) => {
+                self.await_leaders(&topic.name, 1)?;
+                return Ok(false);
+            }
             Some(Err((_, code))) => return Err(from_kafka(context, KafkaError::AdminOp(code))),
             Some(Ok(_)) | None => {}
         }
@@ -183,13 +186,13 @@ impl Admin {
         AdminOptions::new().request_timeout(Some(self.wait)).operation_timeout(Some(self.wait))
     }
 
-    /// Waits until a topic has so many partitions, and all of them are led.
+    /// Waits until a topic has so many partitions, or more, and all of them are led.
     fn await_leaders(&self, topic: &str, partitions: u32) -> Result<()> {
         let mut rounds = self.rounds();
         loop {
             let found = self.describe(topic)?;
             let is_led = |found: &TopicInfo| {
-                found.partitions.len() == partitions as usize
+                found.partitions.len() >= partitions as usize
                     && found.partitions.iter().all(|partition| partition.leader.is_some())
             };
             if found.as_ref().is_some_and(is_led) {

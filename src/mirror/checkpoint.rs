@@ -139,3 +139,58 @@ pub(super) fn read_all(
     consumer.unassign().map_err(failed)?;
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Checkpoint, Print, Uuid};
+    use crate::error::ErrorKind;
+    use crate::handle::Log;
+    use crate::log::settings::TopicSettings;
+    use crate::record::Record;
+    use crate::replay::Start;
+
+    fn prints(records: impl IntoIterator<Item = Record<bytes::Bytes>>) -> Vec<Print> {
+        let log = Log::in_memory().unwrap();
+        log.blocking_create_topic(
+            crate::codec::TopicDef::<bytes::Bytes, crate::codec::Raw>::new("t"),
+            TopicSettings::default(),
+        )
+        .unwrap();
+        let topic = log.raw_topic("t").unwrap();
+        for record in records {
+            topic.blocking_produce(record.timestamp(chrono::DateTime::UNIX_EPOCH)).unwrap();
+        }
+        let mut replay = topic.replay(Start::Earliest).blocking().unwrap();
+        std::iter::from_fn(|| replay.next_message().unwrap()).map(|message| Print::of(&message)).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_is_read_as_it_was_written_and_nothing_else_is() {
+        let last = prints([Record::new("a".into())])[0];
+        let written = Checkpoint::new(Uuid::from_u128(1), Uuid::from_u128(2), 17, 3, Some(last));
+        assert_eq!(Checkpoint::key("m", &("a/b".to_owned(), 4)), "m/a/b/4");
+        assert_eq!(Checkpoint::read("key", &written.value()).unwrap(), written);
+        let newer = String::from_utf8(written.value()).unwrap().replace("\"version\":1", "\"version\":2");
+        for wrong in [newer.as_bytes(), b"", b"{}", b"\xff"] {
+            let error = Checkpoint::read("m/t/0", wrong).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Mismatch);
+            assert!(error.to_string().contains("\"m/t/0\""), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_records_have_other_prints() {
+        let record = |value: &'static str| Record::new(bytes::Bytes::from(value));
+        let tombstone: Record<bytes::Bytes> = Record::tombstone();
+        let all = [
+            prints([record("ab")]),
+            prints([record("b").key("a")]),
+            prints([record("").key("ab")]),
+            prints([record("")]),
+            prints([tombstone]),
+        ];
+        let checks: std::collections::BTreeSet<_> = all.iter().map(|prints| prints[0].check).collect();
+        assert_eq!(checks.len(), all.len());
+        assert_eq!(all[0][0], prints([record("ab")])[0]);
+    }
+}

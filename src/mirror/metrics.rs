@@ -86,3 +86,92 @@ fn describe() {
     describe_gauge!("annals_mirror_lag_seconds", Unit::Seconds, "how old the first of them is");
     describe_gauge!("annals_mirror_retention_headroom_bytes", Unit::Bytes, "bytes until the retention hold is broken");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    use super::super::shared::Shared;
+    use super::super::status::{ErrorClass, MirrorPartition};
+    use super::{Exporter, count_error};
+
+    /// Keeps the names that were described, and those that were used.
+    #[derive(Default)]
+    struct Names {
+        described: Mutex<BTreeSet<String>>,
+        used: Mutex<BTreeSet<String>>,
+    }
+
+    impl Names {
+        fn describe(&self, key: &KeyName) {
+            self.described.lock().unwrap().insert(key.as_str().to_owned());
+        }
+
+        fn register(&self, key: &Key) {
+            self.used.lock().unwrap().insert(key.name().to_owned());
+        }
+    }
+
+    impl Recorder for Names {
+        fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+            self.describe(&key);
+        }
+
+        fn describe_gauge(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+            self.describe(&key);
+        }
+
+        fn describe_histogram(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+            self.describe(&key);
+        }
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            self.register(key);
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.register(key);
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.register(key);
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn what_is_documented_is_exported_and_nothing_else() {
+        let names = Arc::new(Names::default());
+        let shared: Shared<MirrorPartition> = Shared::new("mirror");
+        shared.set_partitions(vec![MirrorPartition {
+            topic: "orders".to_owned(),
+            partition: 0,
+            target: "orders".to_owned(),
+            next_offset: 3,
+            lag_records: 1,
+            lag_bytes: 100,
+            lag: Duration::from_secs(1),
+            headroom_bytes: Some(7),
+            paused: None,
+        }]);
+        metrics::with_local_recorder(&*names, || {
+            Exporter::default().export("m", &shared.status(), Duration::ZERO, false);
+            count_error("m", ErrorClass::Passing);
+        });
+        let documented: BTreeSet<String> = include_str!("../../docs/OBSERVABILITY.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|name| name.starts_with("annals_mirror_"))
+            .map(str::to_owned)
+            .collect();
+        assert!(documented.len() > 10);
+        assert_eq!(*names.used.lock().unwrap(), documented);
+        assert_eq!(*names.described.lock().unwrap(), documented);
+    }
+}

@@ -7,6 +7,7 @@
 mod bare;
 mod broker;
 mod local;
+mod memory;
 mod mirror;
 mod steady;
 
@@ -53,6 +54,7 @@ fn main() -> Result<()> {
     }
     let broker = broker::Broker::find()?;
     println!("### The mirror to Kafka\n\n| what | median | least | most | |\n|---|---|---|---|---|");
+    memory::run(&broker, scale)?;
     for (name, size) in [("1 KiB", 1024), ("100 B", 100)] {
         let (mut with, mut without, mut rates) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..scale.rounds {

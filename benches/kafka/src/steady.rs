@@ -1,4 +1,4 @@
-//! How far the mirror is behind at a steady rate, and what memory it takes.
+//! How far the mirror is behind at a steady rate.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::mirror::{PARTITIONS, key, value};
-use crate::{Result, Scale, row};
+use crate::{Result, Scale};
 
 const TOPIC: TopicDef<Bytes, Raw> = TopicDef::new("steady");
 const RATE: u64 = 100_000;
@@ -17,7 +17,6 @@ const SIZE: usize = 100;
 const TICK: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(broker: &Broker, scale: Scale) -> Result<()> {
-    // On a disk: what the process takes is the mirror's then.
     let log = Log::temporary()?;
     let topic = log.blocking_create_topic(TOPIC, TopicSettings::default().partitions(PARTITIONS))?;
     let name = broker.unique("steady");
@@ -60,14 +59,5 @@ pub(crate) fn run(broker: &Broker, scale: Scale) -> Result<()> {
         at(1.0),
         last.as_secs_f64() * 1000.0
     );
-    row("peak memory of the process by then", vec![peak_mib()?], "MiB, the workloads in memory included");
     Ok(())
-}
-
-/// What the system says this process has had in memory at most.
-fn peak_mib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the system does not say")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
 }

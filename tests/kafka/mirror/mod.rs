@@ -1,9 +1,12 @@
 //! The mirror against real brokers.
 
 mod child;
+mod cluster;
 mod compare;
 mod events;
 mod identity;
 mod kill;
 mod refused;
+mod replies;
+mod retention;
 mod world;

@@ -5,6 +5,7 @@
 
 pub(crate) mod admin;
 mod dump;
+mod proxy;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use rdkafka::ClientConfig;
 
 pub(crate) use dump::{Dumped, Isolation};
+pub(crate) use proxy::{Api, Fault, Proxy};
 
 /// How long a test waits for what must come, however busy the machine is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,6 +57,11 @@ impl Options {
     /// SASL, and users who may not do everything: what their names say. Without SASL all is allowed.
     pub(crate) fn acl(self) -> Self {
         self.argument("--acl")
+    }
+
+    /// A listener behind this proxy.
+    pub(crate) fn behind(self, proxy: &Proxy) -> Self {
+        self.argument("--proxied").argument(&proxy.port().to_string())
     }
 
     /// A property of the brokers.
