@@ -80,6 +80,8 @@ pub(super) struct Runner {
     pub(super) looked_at: Duration,
     pub(super) told: Option<(String, Duration)>,
     first: usize,
+    /// No broker can be reached just now.
+    is_down: bool,
 }
 
 impl Runner {
@@ -102,6 +104,7 @@ impl Runner {
             looked_at: Duration::ZERO,
             told: None,
             first: 0,
+            is_down: false,
         }
     }
 
@@ -144,6 +147,7 @@ impl Runner {
     fn session(&mut self) -> Result<(), Trouble> {
         self.shared.set_state(MirrorState::Connecting);
         let mut session = self.connect()?;
+        self.is_down = false;
         self.shared.set_state(MirrorState::Running);
         self.look();
         loop {
@@ -169,7 +173,7 @@ impl Runner {
                 self.shared.wait(SLEEP_MAX);
                 continue;
             }
-            self.shared.set_state(MirrorState::Running);
+            self.shared.set_state(if self.is_down { MirrorState::Connecting } else { MirrorState::Running });
             if self.now().saturating_sub(session.refreshed_at) >= REFRESH {
                 self.refresh(&mut session)?;
             }
@@ -193,7 +197,7 @@ impl Runner {
                 self.commit(session)?;
                 return Err(Trouble::Again);
             }
-            Ok(false) => {}
+            Ok(false) => self.is_down = false,
             Err(error) => self.pass(error)?,
         }
         Ok(())
@@ -216,10 +220,13 @@ impl Runner {
                 Ok(_) => return Err(Trouble::Again),
                 // There is nobody in the group.
                 Err(error) if code(&error) == Some(Code::GroupAuthorizationFailed) => {}
-                Err(error) => match self.explained(&consumer, "the Kafka client has met an error", error) {
-                    (Class::Fatal, error) => return Err(Trouble::Fatal(error)),
-                    (_, error) => self.tell(error),
-                },
+                Err(error) => {
+                    self.is_down |= code(&error) == Some(Code::AllBrokersDown);
+                    match self.explained(&consumer, "the Kafka client has met an error", error) {
+                        (Class::Fatal, error) => return Err(Trouble::Fatal(error)),
+                        (_, error) => self.tell(error),
+                    }
+                }
             }
         }
         if let Some(statistics) = consumer.client().context().take_statistics() {
@@ -271,7 +278,7 @@ impl Runner {
             match queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
-                    moved = true;
+                    (moved, self.is_down) = (true, false);
                     self.take(session, index, &message)?;
                     if session.batch.is_full() {
                         self.commit(session)?;

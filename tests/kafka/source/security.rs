@@ -158,9 +158,16 @@ async fn a_topic_that_it_may_not_read_is_paused_and_the_others_go_on() {
     let mut errors = reading.errors();
     let met = super::support::error_with(&mut errors, &topic).await;
     assert_eq!((met.class, met.error.kind()), (ErrorClass::Partition, ErrorKind::Denied), "{met:?}");
-    reading.stop().await.unwrap();
-    // Whoever may read needs no right to a consumer group.
-    let reading = source(&log, &broker, &[&topic]).from(as_user("reader")).spawn().unwrap();
+    // Whoever may read the topic needs no right to a consumer group.
+    Writer::new(&broker).write_texts(&topic, 0, numbers(0..10));
+    let user = ["--add", "--allow-principal", "User:nobody", "--operation", "Read", "--topic", &topic];
+    broker.tool("acls", &[&["--bootstrap-server", broker.bootstrap()][..], &user].concat());
+    reading.resume();
+    until("it may read", async || texts_if_any(&log, &topic).len() == 10).await;
     caught_up(&reading).await;
     reading.stop().await.unwrap();
+}
+
+fn texts_if_any(log: &Log, topic: &str) -> Vec<String> {
+    log.raw_topic(topic).map(|_| texts(log, topic, 0)).unwrap_or_default()
 }
