@@ -216,7 +216,11 @@ impl Admin {
             // A token is asked for by an event, and a refusal told by one.
             self.listen(Duration::ZERO);
             let error = match ask() {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    // Whatever there was before has passed.
+                    self.client.context().take_trouble(context);
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             let passes = code(&error).is_none_or(|code| class(code) == Class::Passing);

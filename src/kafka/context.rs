@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::statistics::Statistics;
 
 use super::config::{KafkaConfig, Secret};
-use super::error::{Class, class, from_code};
-use crate::error::Error;
+use super::error::{Class, class, kind};
+use crate::error::{Error, ErrorKind};
 
 /// What a function for tokens fails with.
 pub type TokenError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,7 +39,7 @@ impl OAuthToken {
 /// no call is told.
 pub(crate) struct KafkaContext {
     token: Option<TokenProvider>,
-    trouble: Mutex<Option<(Code, String)>>,
+    trouble: Mutex<Option<(Class, Error)>>,
     /// The newest, as the library wrote it; nobody may ever ask.
     statistics: Mutex<Vec<u8>>,
 }
@@ -55,11 +55,11 @@ impl KafkaContext {
         Self { token: config.token().cloned(), trouble: Mutex::new(None), statistics: Mutex::default() }
     }
 
-    /// The last trouble in the background since it was last asked for, a broker that cannot be reached or that refuses this client; what
-    /// passes is told apart by its [class](super::class). The client goes on trying in either case.
+    /// The last trouble in the background since it was last asked for, a broker that cannot be reached or that refuses this client, and
+    /// whether it passes. The client goes on trying in either case.
     pub(crate) fn take_trouble(&self, context: impl Into<String>) -> Option<(Class, Error)> {
-        let (code, reason) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some((class(code), from_code(context, code, reason)))
+        let (class, error) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some((class, Error::with_source(error.kind(), context, error)))
     }
 }
 
@@ -98,11 +98,11 @@ impl ClientContext for KafkaContext {
             return;
         }
         tracing::warn!(target: "annals::kafka", %code, "{reason}");
+        let (class, error) = reported(code, reason);
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         // What does not pass is not hidden by what does: after a refusal the brokers are also said to be down.
-        let hides = trouble.as_ref().is_some_and(|(known, _)| class(*known) == Class::Fatal);
-        if !hides || class(code) == Class::Fatal {
-            *trouble = Some((code, reason.to_owned()));
+        if class == Class::Fatal || trouble.as_ref().is_none_or(|(known, _)| *known != Class::Fatal) {
+            *trouble = Some((class, error));
         }
     }
 
@@ -119,3 +119,61 @@ impl ClientContext for KafkaContext {
 }
 
 impl ConsumerContext for KafkaContext {}
+
+/// What an error in the background means. The library says of a connection that ends in the middle of a handshake that the handshake has
+/// failed; a broker that is killed has not refused anybody.
+fn reported(code: Code, reason: &str) -> (Class, Error) {
+    const LOST: [&str; 6] =
+        ["Disconnected", "transport failure", "Connection reset", "Broken pipe", "Receive failed", "timed out"];
+    let is_handshake = matches!(code, Code::SSL | Code::Authentication);
+    if is_handshake && LOST.iter().any(|lost| reason.contains(lost)) {
+        return (Class::Passing, Error::new(ErrorKind::Unavailable, reason));
+    }
+    (class(code), Error::new(kind(code), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientContext;
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+    use super::{KafkaContext, reported};
+    use crate::error::ErrorKind;
+    use crate::kafka::{Class, KafkaConfig};
+
+    #[test]
+    fn a_lost_connection_is_no_refusal() {
+        for (code, reason, class, kind) in [
+            (Code::SSL, "SSL handshake failed: certificate verify failed", Class::Fatal, ErrorKind::Denied),
+            (Code::SSL, "SSL handshake failed: Disconnected: connecting", Class::Passing, ErrorKind::Unavailable),
+            (Code::Authentication, "SASL authentication failed: invalid credentials", Class::Fatal, ErrorKind::Denied),
+            (
+                Code::Authentication,
+                "SASL authentication failed: Local: Broker transport failure",
+                Class::Passing,
+                ErrorKind::Unavailable,
+            ),
+            (Code::AllBrokersDown, "1/1 brokers are down", Class::Passing, ErrorKind::Unavailable),
+        ] {
+            let (found, error) = reported(code, reason);
+            assert_eq!((found, error.kind()), (class, kind), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_not_hidden_by_what_follows_it() {
+        let context = KafkaContext::new(&KafkaConfig::new("localhost:1"));
+        assert!(context.take_trouble("x").is_none());
+        for (code, reason) in
+            [(Code::AllBrokersDown, "down"), (Code::Authentication, "refused"), (Code::AllBrokersDown, "down")]
+        {
+            context.error(KafkaError::Global(code), reason);
+        }
+        let (class, error) = context.take_trouble("cannot ask").unwrap();
+        assert_eq!((class, error.kind()), (Class::Fatal, ErrorKind::Denied));
+        assert_eq!(error.to_string(), "cannot ask: refused");
+        assert!(context.take_trouble("x").is_none());
+        context.error(KafkaError::Global(Code::PartitionEOF), "the end");
+        assert!(context.take_trouble("x").is_none());
+    }
+}

@@ -94,7 +94,8 @@ pub(crate) fn class_of(error: &Error) -> Class {
     }
 }
 
-fn kind(code: Code) -> ErrorKind {
+/// The public kind of a code.
+pub(super) fn kind(code: Code) -> ErrorKind {
     match code {
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId => ErrorKind::Fenced,
         Code::Authentication

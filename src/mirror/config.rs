@@ -350,6 +350,8 @@ impl<'a> Section<'a> {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::super::{Guarantee, Hold, Mirror, OnBreach, OnRefused, Partitions, TargetTopics};
     use super::MirrorConfig;
     use crate::error::ErrorKind;
@@ -445,5 +447,21 @@ mod tests {
         let error = MirrorConfig::from_toml(secret).unwrap_err();
         assert!(error.to_string().contains("line 2") && !format!("{error:?}").contains("hunter2"), "{error:?}");
         assert!(MirrorConfig::from_toml("mirror = 1").unwrap_err().to_string().contains("a table is allowed"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_configuration_or_an_error(text: String, value in ".{0,20}", number: i64) {
+            let log = Log::in_memory().unwrap();
+            for key in super::KEYS {
+                let values = [format!("{value:?}"), number.to_string(), text.clone(), format!("[{value:?}]")];
+                for value in values {
+                    if let Ok(config) = read(&format!("{key} = {value}")) {
+                        drop(Mirror::builder(&log).config(&config));
+                    }
+                }
+            }
+            let _ = MirrorConfig::from_toml(&text);
+        }
     }
 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use chrono::DateTime;
+use proptest::prelude::*;
 
 use super::settings::{Kind, SETTINGS};
 use super::{Acks, KafkaCompression, KafkaConfig, SaslMechanism, SecurityProtocol};
@@ -318,5 +319,22 @@ fn no_secret_is_ever_shown() {
     assert!(said.iter().any(|said| said.contains("***")));
     for said in said {
         assert!(!said.contains(SECRET), "{said}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_an_error(text: String, key in "[a-z_]{1,20}", value in ".{0,20}", number: i64) {
+        let keys = SETTINGS.iter().map(|setting| setting.key).chain([key.as_str()]);
+        let lines = keys.flat_map(|key| [format!("{key} = {value:?}"), format!("{key} = {number}"), format!("{key} = {text}")]);
+        for line in lines {
+            if let Ok(config) = KafkaConfig::from_toml(&format!("[kafka]\n{line}\n")) {
+                let _ = config.validate();
+            }
+        }
+        for setting in SETTINGS {
+            let _ = KafkaConfig::default().with_vars([(setting.variable(), &text)]);
+        }
+        let _ = (KafkaConfig::from_toml(&text), base().property(key, value).validate());
     }
 }

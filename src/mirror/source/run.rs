@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
@@ -80,6 +80,8 @@ pub(super) struct Runner {
     pub(super) looked_at: Duration,
     pub(super) told: Option<(String, Duration)>,
     first: usize,
+    /// No broker can be reached just now.
+    is_down: bool,
 }
 
 impl Runner {
@@ -102,6 +104,7 @@ impl Runner {
             looked_at: Duration::ZERO,
             told: None,
             first: 0,
+            is_down: false,
         }
     }
 
@@ -144,6 +147,7 @@ impl Runner {
     fn session(&mut self) -> Result<(), Trouble> {
         self.shared.set_state(MirrorState::Connecting);
         let mut session = self.connect()?;
+        self.is_down = false;
         self.shared.set_state(MirrorState::Running);
         self.look();
         loop {
@@ -169,7 +173,7 @@ impl Runner {
                 self.shared.wait(SLEEP_MAX);
                 continue;
             }
-            self.shared.set_state(MirrorState::Running);
+            self.shared.set_state(if self.is_down { MirrorState::Connecting } else { MirrorState::Running });
             if self.now().saturating_sub(session.refreshed_at) >= REFRESH {
                 self.refresh(&mut session)?;
             }
@@ -193,7 +197,7 @@ impl Runner {
                 self.commit(session)?;
                 return Err(Trouble::Again);
             }
-            Ok(false) => {}
+            Ok(false) => self.is_down = false,
             Err(error) => self.pass(error)?,
         }
         Ok(())
@@ -217,12 +221,11 @@ impl Runner {
                 // There is nobody in the group.
                 Err(error) if code(&error) == Some(Code::GroupAuthorizationFailed) => {}
                 Err(error) => {
-                    let is_fatal = code(&error).is_some_and(|code| class(code) == Class::Fatal);
-                    let error = self.explained(&consumer, "the Kafka client has met an error", error);
-                    if is_fatal {
-                        return Err(Trouble::Fatal(error));
+                    self.is_down |= code(&error) == Some(Code::AllBrokersDown);
+                    match self.explained(&consumer, "the Kafka client has met an error", error) {
+                        (Class::Fatal, error) => return Err(Trouble::Fatal(error)),
+                        (_, error) => self.tell(error),
                     }
-                    self.tell(error);
                 }
             }
         }
@@ -238,15 +241,11 @@ impl Runner {
         Ok(())
     }
 
-    /// The error, in the words that the client library has found for it.
-    fn explained(
-        &self,
-        consumer: &rdkafka::consumer::BaseConsumer<KafkaContext>,
-        context: &str,
-        error: KafkaError,
-    ) -> Error {
+    /// The error in the words that the client library has found for it, and what it means.
+    fn explained(&self, consumer: &BaseConsumer<KafkaContext>, context: &str, error: KafkaError) -> (Class, Error) {
+        let class = code(&error).map_or(Class::Passing, class);
         let known = consumer.client().context().take_trouble(context);
-        known.map_or_else(|| from_kafka(context, error), |(_, error)| error)
+        known.unwrap_or_else(|| (class, from_kafka(context, error)))
     }
 
     /// Takes what there is, partition by partition. Answers whether there was anything.
@@ -279,7 +278,7 @@ impl Runner {
             match queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
-                    moved = true;
+                    (moved, self.is_down) = (true, false);
                     self.take(session, index, &message)?;
                     if session.batch.is_full() {
                         self.commit(session)?;
@@ -301,18 +300,18 @@ impl Runner {
         let Some(lane) = self.lanes.get(index) else { return Ok(()) };
         let context = format!("cannot read topic {}, partition {} of Kafka", quoted(&lane.place.0), lane.place.1);
         let code = code(&error);
-        let error = self.explained(&session.consumer, &context, error);
-        match code.map(|code| (code, class(code))) {
-            Some((_, Class::Fatal)) => Err(Trouble::Fatal(error)),
+        let (class, error) = self.explained(&session.consumer, &context, error);
+        match (class, code) {
+            (Class::Fatal, _) => Err(Trouble::Fatal(error)),
             // Retention was faster, or the partition is another one: that is found out when it begins again.
-            Some((Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::NoOffset | Code::LogTruncation, _)) => {
+            (_, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::NoOffset | Code::LogTruncation)) => {
                 Err(Trouble::Passing(error))
             }
-            Some((_, Class::Partition)) => {
+            (Class::Partition, _) => {
                 self.pause_at(index, error);
                 Ok(())
             }
-            _ => {
+            (Class::Passing, _) => {
                 self.tell(error);
                 Ok(())
             }

@@ -172,9 +172,11 @@ async fn brokers_that_are_killed_and_come_back_lose_and_double_nothing() {
         broker.kill();
         let met = error_with(&mut errors, "Kafka").await;
         assert_eq!(met.class, ErrorClass::Passing, "{met:?}");
+        until("it says that it has no broker", async || reading.status().state == MirrorState::Connecting).await;
         broker.restart();
     }
     caught_up(&reading).await;
+    until("it says that it has brokers", async || reading.status().state == MirrorState::Running).await;
     for partition in [0, 1] {
         assert_eq!(texts(&log, &topic, partition), numbers(0..written).collect::<Vec<_>>());
     }
