@@ -8,13 +8,17 @@ use annals::{Bus, BusSettings, Context, ErrorKind, Event, HandlerError, TopicDef
 use super::{NUMBERS, OTHERS, soon};
 use crate::support::{Broker, Options, PATIENCE, until};
 
+const ROUNDS: u32 = 3;
+
 /// Handlers go on once the brokers are back, and each output is there once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_costs_nothing_but_time() {
-    let Some(broker) = Broker::start(Options::new()) else { return };
+    let options = Options::new().property("transaction.abort.timed.out.transaction.cleanup.interval.ms", "500");
+    let Some(broker) = Broker::start(options) else { return };
     let config = KafkaConfig::new(broker.bootstrap())
-        .delivery_timeout(Duration::from_secs(5))
-        .request_timeout(Duration::from_secs(3));
+        .delivery_timeout(Duration::from_secs(3))
+        .request_timeout(Duration::from_secs(3))
+        .transaction_timeout(Duration::from_secs(3));
     let bus = Bus::on_kafka(config, BusSettings::default()).unwrap();
     let handler = |event: Event<u64>, cx: Context| async move {
         cx.publish(OTHERS, event.value().copied().unwrap_or(u64::MAX)).await?;
@@ -22,7 +26,7 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
     };
     let subscription = bus.on(NUMBERS, "group", handler).concurrency(4).spawn().await.unwrap();
     let mut published = 0;
-    for round in 0..2 {
+    for round in 0..ROUNDS {
         let until_then = published + 200;
         while published < until_then {
             bus.publish(NUMBERS, published).await.unwrap();
@@ -46,7 +50,10 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
         .await;
     }
     assert!(bus.health().ready, "{:?}", bus.health());
-    tokio::time::timeout(2 * PATIENCE, subscription.idle()).await.unwrap().unwrap();
+    match tokio::time::timeout(2 * PATIENCE, subscription.idle()).await {
+        Ok(idle) => idle.unwrap(),
+        Err(_) => panic!("{:?}, {:?}, {:?}", subscription.stats(), subscription.last_error(), bus.lag("group").await),
+    }
     soon("it ends", subscription.unsubscribe()).await.unwrap();
     let mut outputs: Vec<u64> =
         bus.history(OTHERS, 10_000).await.unwrap().into_iter().filter_map(|it| it.into_value()).collect();
