@@ -106,6 +106,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "codec",
             "record",
             "storage",
+            "partition",
             "log",
             "topic",
             "producer",

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{KafkaContext, from_kafka};
+use crate::kafka::{Class, KafkaContext, class, code, from_kafka};
 use crate::record::Message;
 
 /// A partition of the log, by the name of its topic.
@@ -22,6 +23,9 @@ const VERSION: u32 = 1;
 const QUIET_MAX: Duration = Duration::from_secs(30);
 /// How long a broker may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// How long one question may take before the client is polled again.
+const ANSWER_SLICE: Duration = Duration::from_secs(2);
+const ANSWER_PAUSE: Duration = Duration::from_millis(10);
 
 /// How far a mirror has come in one partition. It is written in the transaction that has the records before `next_offset`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,9 +109,9 @@ pub(super) fn read_all(
 ) -> Result<BTreeMap<Place, Checkpoint>> {
     let failed =
         |error| from_kafka(format!("cannot read the checkpoints of mirror {mirror} from topic {topic}"), error);
-    let (_, end) = now.fetch_watermarks(topic, 0, ANSWER_MAX).map_err(failed)?;
+    let end = end_of(now, topic).map_err(failed)?;
     let mut pause = Duration::from_millis(5);
-    while consumer.fetch_watermarks(topic, 0, ANSWER_MAX).map_err(failed)?.1 < end {
+    while end_of(consumer, topic).map_err(failed)? < end {
         wait(pause)?;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
@@ -124,7 +128,7 @@ pub(super) fn read_all(
                     format!("nothing came of topic {topic} for {QUIET_MAX:?}, and not its end either"),
                 ));
             }
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => break,
+            Some(Err(KafkaError::PartitionEOF(_))) => break,
             Some(message) => message.map_err(failed)?,
         };
         let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else { continue };
@@ -138,6 +142,22 @@ pub(super) fn read_all(
     }
     consumer.unassign().map_err(failed)?;
     Ok(found)
+}
+
+/// Where the topic ends for this client.
+fn end_of(client: &BaseConsumer<KafkaContext>, topic: &str) -> Result<i64, KafkaError> {
+    let mut slices = ANSWER_MAX.as_millis() / ANSWER_SLICE.as_millis();
+    loop {
+        // The library asks for a token by an event, and an event is told to whoever polls. There is nothing else to come yet.
+        drop(client.poll(ANSWER_PAUSE));
+        slices -= 1;
+        match client.fetch_watermarks(topic, 0, ANSWER_SLICE) {
+            Err(error) if slices > 0 && code(&error).is_none_or(|code| class(code) == Class::Passing) => {
+                drop(client.poll(ANSWER_PAUSE * 10));
+            }
+            asked => return asked.map(|(_, end)| end),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -59,8 +59,8 @@ impl Runner {
         }
         for lane in self.lanes.iter_mut().filter(|lane| lane.has_changed()) {
             lane.is_committed();
-            if let Some(hold) = self.holds.get(&(lane.topic_id, lane.place.1)) {
-                hold.advance(lane.committed);
+            if let Some(held) = self.holds.get(&(lane.topic_id, lane.place.1)) {
+                held.hold.advance(lane.committed);
             }
         }
         let counters = &self.shared.counters;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cluster::Cluster;
 use super::lane::Lane;
 use super::producer::{Producer, Trouble};
-use super::run::{Runner, Session};
+use super::run::{Held, Runner, Session};
 use super::settings::{Guarantee, OnBreach};
 use super::status::MirrorState;
 use crate::error::{Error, ErrorKind, Result};
@@ -108,8 +108,8 @@ impl Runner {
                 let target = (Arc::clone(&target), partitions);
                 let mut lane = Lane::new(log.id(), place, topic.clone(), description.id, target, memory);
                 self.begin_lane(session, &mut lane)?;
-                if let Some(hold) = self.holds.get(&(lane.topic_id, partition)) {
-                    hold.advance(lane.committed);
+                if let Some(held) = self.holds.get(&(lane.topic_id, partition)) {
+                    held.hold.advance(lane.committed);
                 }
                 match &error {
                     Some(error) => lane.pause(&self.shared, self.now(), error.clone()),
@@ -148,7 +148,8 @@ impl Runner {
                     Some(held) => held,
                     None => {
                         let from = places.get(&place).copied().unwrap_or(there.log_start);
-                        self.settings.log.hold_retention(&topic.name, there.partition, from, bytes, age)?
+                        let hold = self.settings.log.hold_retention(&topic.name, there.partition, from, bytes, age)?;
+                        Held { hold: Arc::new(hold), topic: self.settings.log.raw_topic(&topic.name)?, place, from }
                     }
                 };
                 self.holds.insert((topic.id, there.partition), held);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::broadcast;
@@ -84,20 +84,25 @@ impl Mirror {
         let runner = Runner::new(settings, Arc::clone(&shared))?;
         let names = runner.names.clone();
         let of_thread = Arc::clone(&shared);
+        let thread_failed = |error| Error::io("cannot start a thread of the mirror", error);
+        let ((over, is_over), watch) = (mpsc::channel(), Arc::clone(&runner.watch));
+        let watching = std::thread::Builder::new()
+            .name("annals-mirror-watch".into())
+            .spawn(move || watch.run(&is_over))
+            .map_err(thread_failed)?;
         let work = move || {
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run()));
             let failure = match ended {
                 Ok(ended) => ended.err(),
                 Err(_) => Some(Error::new(ErrorKind::Failed, "a function of the application has panicked in a mirror")),
             };
-            // Who is told that it has ended may begin another one.
-            drop(alone);
+            // Who is told that it has ended may begin another one, and open the log again.
+            drop((alone, over));
+            // It looks, which is all that it can fail in.
+            let _looked = watching.join();
             of_thread.end(failure);
         };
-        let thread = std::thread::Builder::new()
-            .name("annals-mirror".into())
-            .spawn(work)
-            .map_err(|error| Error::io("cannot start the thread of the mirror", error))?;
+        let thread = std::thread::Builder::new().name("annals-mirror".into()).spawn(work).map_err(thread_failed)?;
         Ok(Self { log, names, shared, thread: Mutex::new(Some(thread)) })
     }
 

@@ -63,8 +63,6 @@ pub(super) struct Lane {
     last_print: Option<Print>,
     /// What the log has noted of it.
     pub(super) cached: Option<u64>,
-    /// The offset and the time of the first record that is not in the target, once that was looked up.
-    pub(super) oldest: Option<(u64, i64)>,
     pub(super) texts: OriginTexts,
     pub(super) memory: Memory,
     replay: Option<Replay<Bytes, Raw>>,
@@ -95,7 +93,6 @@ impl Lane {
             last: None,
             last_print: None,
             cached: None,
-            oldest: None,
             memory,
             replay: None,
             held: None,
@@ -240,10 +237,6 @@ impl Lane {
     }
 
     /// Whether there is anything that is not in the target.
-    pub(super) fn is_behind(&self) -> bool {
-        self.topic.watermarks(self.place.1).is_ok_and(|there| there.high_watermark > self.committed)
-    }
-
     pub(super) fn has_changed(&self) -> bool {
         self.next != self.committed
     }

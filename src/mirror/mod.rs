@@ -20,6 +20,7 @@ mod shared;
 mod source;
 mod status;
 mod unit;
+mod watch;
 
 pub use crate::kafka::{Acks, KafkaCompression, KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol, TokenError};
 pub use config::MirrorConfig;

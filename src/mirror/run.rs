@@ -9,20 +9,24 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::checkpoint::{Checkpoint, Place};
 use super::cluster::Cluster;
 use super::lane::{Lane, Memory, Next};
 use super::producer::{Outgoing, Producer, Trouble};
-use super::settings::MirrorBuilder;
+use super::settings::{MirrorBuilder, OnBreach};
 use super::shared::{Bell, Counters, Shared};
 use super::status::{ErrorClass, MirrorState};
 use super::unit::Unit;
+use super::watch::Watch;
+use crate::codec::Raw;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::pattern::Subscription;
 use crate::handle::RetentionHold;
 use crate::kafka::KafkaConfig;
+use crate::topic::Topic;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -46,7 +50,8 @@ pub(super) struct Runner {
     pub(super) names: Subscription,
     pub(super) lanes: Vec<Lane>,
     /// What keeps retention from overtaking it, by the topic's identity and the partition.
-    pub(super) holds: BTreeMap<(Uuid, u32), RetentionHold>,
+    pub(super) holds: BTreeMap<(Uuid, u32), Held>,
+    pub(super) watch: Arc<Watch>,
     /// What is kept of partitions from one connection to the next.
     pub(super) memories: BTreeMap<Place, Memory>,
     /// Where the turns begin.
@@ -62,8 +67,15 @@ pub(super) struct Runner {
     pub(super) stale: bool,
     /// Topics of the target of which one is refused. While there are some only the last one is sent to.
     pub(super) suspects: Vec<Arc<str>>,
-    #[cfg(feature = "metrics")]
-    pub(super) exporter: super::metrics::Exporter,
+}
+
+/// What is held back for a partition.
+pub(super) struct Held {
+    pub(super) hold: Arc<RetentionHold>,
+    pub(super) topic: Topic<Bytes, Raw>,
+    pub(super) place: Place,
+    /// Where the hold began.
+    pub(super) from: u64,
 }
 
 /// A connection: it lasts until the first error.
@@ -81,6 +93,9 @@ impl Runner {
         let names = Subscription::new(settings.topics.iter().map(String::as_str))?;
         let Some(kafka) = settings.kafka.clone() else { return Err(Error::invalid("the mirror has no cluster")) };
         let waker = Waker::from(Arc::new(Bell(Arc::clone(&shared))));
+        let cap = settings.hold.and_then(|hold| hold.bytes_max);
+        let blocks = settings.on_breach == OnBreach::Block;
+        let watch = Watch::new(settings.log.clone(), Arc::clone(&shared), cap, blocks);
         Ok(Self {
             settings,
             kafka,
@@ -88,6 +103,7 @@ impl Runner {
             names,
             lanes: Vec::new(),
             holds: BTreeMap::new(),
+            watch,
             memories: BTreeMap::new(),
             first: 0,
             epoch: 0,
@@ -98,8 +114,6 @@ impl Runner {
             cached_at: Duration::ZERO,
             stale: true,
             suspects: Vec::new(),
-            #[cfg(feature = "metrics")]
-            exporter: Default::default(),
         })
     }
 
@@ -110,6 +124,7 @@ impl Runner {
     pub(super) fn run(mut self) -> Result<()> {
         let mut backoff = BACKOFF_MIN;
         self.hold_all()?;
+        self.look();
         loop {
             let committed = self.shared.counters.committed.load(Ordering::Relaxed);
             let ended = self.session();

@@ -170,7 +170,17 @@ impl<P: Clone> Shared<P> {
     }
 
     pub(super) fn set_partitions(&self, partitions: Vec<P>) {
+        self.put_partitions(partitions);
+        self.tell();
+    }
+
+    /// [`set_partitions`](Self::set_partitions), of which nobody is told yet.
+    pub(super) fn put_partitions(&self, partitions: Vec<P>) {
         lock(&self.seen).partitions = partitions;
+    }
+
+    /// Wakes who waits for something that was put.
+    pub(super) fn tell(&self) {
         self.changed.notify(usize::MAX);
     }
 

@@ -114,7 +114,13 @@ impl Config {
     fn new(table: Table) -> Result<Self> {
         let sections = Sections::read(&table)?;
         let bus = sections.bus_settings()?;
-        Ok(Self { table, sections, bus, ..Self::default() })
+        Ok(Self {
+            table,
+            sections,
+            bus,
+            #[cfg(feature = "kafka")]
+            kafka: KafkaConfig::default(),
+        })
     }
 
     /// The configuration that a text says. The section `[mirror]` is let be: with the feature `kafka`, `MirrorConfig` reads it from the same

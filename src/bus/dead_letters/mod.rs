@@ -321,8 +321,7 @@ impl DeadLetters {
     fn each(&self, mut each: impl FnMut(Option<DeadLetter>) -> bool) -> Result<()> {
         #[cfg(feature = "kafka")]
         if let Letters::Kafka(cluster, name) = &self.topic {
-            let all = cluster.letters(&self.group, name)?;
-            let _all = all.iter().filter_map(DeadLetter::read).all(|letter| each(Some(letter)));
+            let _all = cluster.letters(&self.group, name)?.iter().all(|letter| each(DeadLetter::read(letter)));
             return Ok(());
         }
         unfinished(&self.bus, &shadow(&self.group), self.topic.name(), |message| {
@@ -421,6 +420,10 @@ impl DeadLetters {
     }
 
     async fn act(&self, action: Action, which: Option<BTreeSet<(u32, u64)>>) -> Result<u64> {
+        #[cfg_attr(
+            not(feature = "kafka"),
+            expect(clippy::infallible_destructuring_match, reason = "there is more with Kafka")
+        )]
         let topic = match &self.topic {
             Letters::Log(topic) => topic,
             #[cfg(feature = "kafka")]

@@ -81,20 +81,25 @@ impl Committer {
         }
     }
 
-    /// Commits what is done without outputs.
+    /// Commits what is done without outputs. The group does not share its partitions out anew in the middle of it: the commit would be
+    /// taken as one of the new owner's.
     fn commit_done(&self) -> Result<()> {
         let said = self.desk.tell(|state| {
-            state.soon = false;
+            (state.soon, state.saying) = (false, true);
             said(state, &[])
-        })?;
-        if said.of.is_empty() {
-            return Ok(());
-        }
-        let committed = self.member.consumer.commit(&said.list, CommitMode::Sync);
+        });
+        let committed = said.and_then(|said| {
+            if !said.of.is_empty() {
+                let commit = self.member.consumer.commit(&said.list, CommitMode::Sync);
+                commit.map_err(|error| {
+                    from_kafka(format!("cannot commit what group {} has done", self.desk.group), error)
+                })?;
+                self.desk.tell(|state| settle(state, &said, &[]));
+            }
+            Ok(())
+        });
+        self.desk.tell(|state| state.saying = false);
         committed
-            .map_err(|error| from_kafka(format!("cannot commit what group {} has done", self.desk.group), error))?;
-        self.desk.tell(|state| settle(state, &said, &[]));
-        Ok(())
     }
 
     fn commit_wishes(&mut self) {
@@ -131,8 +136,64 @@ impl Committer {
     }
 
     fn try_commit(&mut self, wishes: Vec<Wish>) -> std::result::Result<(), (Error, Vec<Wish>)> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => match Writer::open(&self.cluster.config, &self.id, Arc::clone(&self.desk.clock)) {
+                Ok(writer) => writer,
+                Err(error) => return Err((error, wishes)),
+            },
+        };
+        // Before it is looked which partitions are this member's: should they be shared out anew after that, this is out of date, and
+        // the transaction is refused.
+        let Some(member) = self.member.consumer.group_metadata() else {
+            self.writer = Some(writer);
+            return Err((Error::new(ErrorKind::Fenced, "this member is in its group no more"), wishes));
+        };
+        let (wishes, done) = self.still_open(wishes);
+        if wishes.is_empty() {
+            self.writer = Some(writer);
+            return Ok(());
+        }
+        let said = match said(&self.desk.lock(), &done) {
+            Ok(said) => said,
+            Err(error) => {
+                self.writer = Some(writer);
+                return Err((error, wishes));
+            }
+        };
+        let records: Vec<&Outgoing> = wishes.iter().flat_map(|wish| &wish.records).collect();
+        match writer.write(&records, Some(&Offsets { list: &said.list, member: &member })) {
+            Ok(_) => {
+                self.writer = Some(writer);
+                self.desk.tell(|state| settle(state, &said, &done));
+                for wish in wishes {
+                    // Nobody has to wait for it.
+                    let _gone = wish.answer.send(Ok(())).is_err();
+                }
+                Ok(())
+            }
+            Err(Failure::Aborted(error)) => {
+                self.writer = Some(writer);
+                if error.kind() == ErrorKind::Fenced {
+                    self.desk.tell(|state| state.rewind = true);
+                }
+                Err((error, wishes))
+            }
+            Err(Failure::Broken(error) | Failure::Unknown(error)) => {
+                // What is committed is read from the brokers, once whatever this writer has left is decided.
+                let sentence = "a transaction has failed; what the group has done is read from the brokers again";
+                self.desk.say(Err(Error::with_source(ErrorKind::Unavailable, sentence, error.clone())));
+                self.desk.tell(|state| state.rewind = true);
+                let sentence = "what became of the event is read from the brokers";
+                Err((Error::with_source(ErrorKind::Fenced, sentence, error), wishes))
+            }
+        }
+    }
+
+    /// Those whose events are still this member's and not done, and these events. The others are told so.
+    fn still_open(&self, wishes: Vec<Wish>) -> (Vec<Wish>, Vec<(Place, u64)>) {
         let mut met = HashSet::new();
-        let (wishes, lost): (Vec<Wish>, Vec<Wish>) = {
+        let (open, lost): (Vec<Wish>, Vec<Wish>) = {
             let state = self.desk.lock();
             let is_open = |wish: &Wish| {
                 let part = state.parts.get(&wish.place);
@@ -142,64 +203,8 @@ impl Committer {
             wishes.into_iter().partition(is_open)
         };
         refuse(lost, &Error::new(ErrorKind::Fenced, "the event is done already, or is somebody else's by now"));
-        if wishes.is_empty() {
-            return Ok(());
-        }
-        let records: Vec<&Outgoing> = wishes.iter().flat_map(|wish| &wish.records).collect();
-        let done: Vec<_> = wishes.iter().map(|wish| (wish.place.clone(), wish.offset)).collect();
-        let said = match self.desk.tell(|state| said(state, &done)) {
-            Ok(said) => said,
-            Err(error) => return Err((error, wishes)),
-        };
-        let written = self.write(&records, &said);
-        drop(records);
-        match written {
-            Ok(()) => {
-                self.desk.tell(|state| settle(state, &said, &done));
-                for wish in wishes {
-                    // Nobody has to wait for it.
-                    let _gone = wish.answer.send(Ok(())).is_err();
-                }
-                Ok(())
-            }
-            Err(Failure::Aborted(error)) => {
-                if error.kind() == ErrorKind::Fenced {
-                    self.desk.tell(|state| state.rewind = true);
-                }
-                Err((error, wishes))
-            }
-            Err(Failure::Broken(error) | Failure::Unknown(error)) => {
-                // What is committed is read from the brokers, once whatever this writer has left is decided.
-                self.writer = None;
-                self.desk.say(Err(Error::with_source(
-                    ErrorKind::Unavailable,
-                    "a transaction has failed; what the group has done is read from the brokers again",
-                    error.clone(),
-                )));
-                self.desk.tell(|state| state.rewind = true);
-                Err((
-                    Error::with_source(ErrorKind::Fenced, "what became of the event is read from the brokers", error),
-                    wishes,
-                ))
-            }
-        }
-    }
-
-    fn write(&mut self, records: &[&Outgoing], said: &Said) -> Result<(), Failure> {
-        let writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => {
-                Writer::open(&self.cluster.config, &self.id, Arc::clone(&self.desk.clock)).map_err(Failure::Aborted)?
-            }
-        };
-        let Some(member) = self.member.consumer.group_metadata() else {
-            return Err(Failure::Aborted(Error::new(ErrorKind::Fenced, "this member is in its group no more")));
-        };
-        let written = writer.write(records, Some(&Offsets { list: &said.list, member: &member })).map(drop);
-        if !matches!(written, Err(Failure::Broken(_) | Failure::Unknown(_))) {
-            self.writer = Some(writer);
-        }
-        written
+        let done = open.iter().map(|wish| (wish.place.clone(), wish.offset)).collect();
+        (open, done)
     }
 }
 
@@ -210,7 +215,7 @@ fn refuse(wishes: Vec<Wish>, error: &Error) {
 }
 
 /// What is to be committed: what is done of the partitions of which that is not committed, and these events.
-fn said(state: &mut State, done: &[(Place, u64)]) -> Result<Said> {
+fn said(state: &State, done: &[(Place, u64)]) -> Result<Said> {
     let mut said = Said { list: TopicPartitionList::new(), of: HashMap::new() };
     for (place, part) in &state.parts {
         let mut with: Option<Progress> = None;

@@ -98,7 +98,9 @@ pub(super) struct State {
     /// For the driver to forget.
     gone: Vec<TopicPartition>,
     pub(super) wishes: VecDeque<Wish>,
+    /// A transaction is under way, or a commit without one.
     pub(super) committing: bool,
+    pub(super) saying: bool,
     /// Something is to be committed in the background.
     pub(super) soon: bool,
     pub(super) seeks: Vec<Seek>,
@@ -311,6 +313,11 @@ impl Desk {
         drop(self.wait_until(patience, over));
     }
 
+    /// Waits until no commit is under way but those that are refused if they come too late. Answers whether that is so.
+    pub(super) fn has_said(&self) -> bool {
+        !self.wait_until(SAID_WITHIN, |state| !state.saying).saying
+    }
+
     /// No partition is this member's any more.
     pub(super) fn let_go(&self) {
         let wishes = self.tell(|state| {
@@ -352,6 +359,8 @@ impl Desk {
     }
 }
 
+/// The client library gives a commit up earlier.
+const SAID_WITHIN: Duration = Duration::from_secs(150);
 /// So many events, and bytes, wait for the driver before reading pauses.
 const QUEUED_MAX: usize = 1000;
 const QUEUED_BYTES_MAX: usize = 16 << 20;

@@ -84,6 +84,11 @@ impl ConsumerContext for Rebalancing {
             if !consumer.assignment_lost() {
                 self.desk.hand_back(self.patience);
             }
+            if !self.desk.has_said() {
+                let sentence = "a commit has not come to an end before its partitions went to another member";
+                self.desk.say(Err(Error::new(ErrorKind::Mismatch, sentence)));
+                self.desk.tell(|state| state.stop = true);
+            }
             self.desk.let_go();
             if let Err(error) = consumer.unassign() {
                 self.desk.say(Err(from_kafka("cannot give partitions back", error)));
@@ -180,7 +185,12 @@ impl Reader {
             Some(News::Taken) => (self.given, self.taken_over) = (None, false),
             None => {}
         }
-        if self.desk.lock().rewind {
+        // What is being committed is not read before it is.
+        let rewind = {
+            let state = self.desk.lock();
+            state.rewind && !state.committing && !state.saying
+        };
+        if rewind {
             self.desk.let_go();
             self.taken_over = false;
         }

@@ -1,12 +1,11 @@
 //! Publishing to Kafka.
 
-use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Timestamp;
-use rdkafka::producer::{FutureRecord, Producer as _};
+use rdkafka::producer::{DeliveryFuture, FutureRecord, Producer as _};
 
 use super::clients::{self, Producer};
 use super::records::{Outgoing, millis, native_headers};
@@ -60,7 +59,7 @@ impl Cluster {
                 None => return Err(super::not_found(&topic.name)),
             }
         }
-        let delivery = self.send(topic, record).await?;
+        let (producer, delivery) = self.send(topic, record).await?;
         match delivery.await {
             Ok(Ok(delivery)) => {
                 let time = match delivery.timestamp {
@@ -69,17 +68,17 @@ impl Cluster {
                 };
                 Ok(receipt(delivery.partition, delivery.offset, time))
             }
-            Ok(Err((error, _))) => Err(self.not_published(topic, error)),
+            Ok(Err((error, _))) => {
+                // A producer that has come to its end has more to say than that it lets go of what it has.
+                let end = producer.client().fatal_error().map(|(code, _)| KafkaError::MessageProduction(code));
+                Err(self.not_published(topic, end.unwrap_or(error)))
+            }
             Err(_) => Err(Error::closed()),
         }
     }
 
     /// Hands the event to the client; waits while that has no room.
-    async fn send(
-        &self,
-        topic: &TopicInfo,
-        record: &Record,
-    ) -> Result<impl Future<Output = Result<rdkafka::producer::future_producer::OwnedDeliveryResult, impl Sized>>> {
+    async fn send(&self, topic: &TopicInfo, record: &Record) -> Result<(Producer, DeliveryFuture)> {
         let timers = Timers::of(&self.engine)?;
         let until = self.now().saturating_add(DELIVERY_MAX);
         loop {
@@ -91,9 +90,9 @@ impl Cluster {
                 timestamp: Some(millis(record, self.clock().now_micros())),
                 headers: Some(native_headers(&record.headers)),
             };
-            let sent = self.producer()?.send_result::<[u8], [u8]>(native);
-            match sent {
-                Ok(delivery) => return Ok(delivery),
+            let producer = self.producer()?;
+            match producer.send_result::<[u8], [u8]>(native) {
+                Ok(delivery) => return Ok((producer, delivery)),
                 Err((KafkaError::MessageProduction(Code::QueueFull), _)) if self.now() < until => {
                     Sleep::new(&self.engine, &timers, ROOM_AFTER).await;
                 }

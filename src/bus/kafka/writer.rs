@@ -155,9 +155,6 @@ impl Writer {
                 return Err(self.abort(from_kafka(context, error)));
             }
         }
-        if let Err(error) = self.producer.flush(TRANSACTION_MAX) {
-            return Err(self.abort(from_kafka("the events of a transaction were not taken in time", error)));
-        }
         let receipts = match self.receipts(records, now_micros) {
             Ok(receipts) => receipts,
             Err(error) => return Err(self.abort(error)),
@@ -202,11 +199,12 @@ impl Writer {
         }
     }
 
-    /// What became of the records: all have been answered, or will be in a moment.
+    /// What became of the records, once all are answered. The client library's own wait would look every 100 ms only: another thread
+    /// serves its answers.
     fn receipts(&self, records: &[&Outgoing], now_micros: i64) -> Result<Vec<Receipt>> {
         let answers = self.answers();
         let waiting = |got: &mut Got| got.list.len() < records.len();
-        let got = answers.more.wait_timeout_while(lock(&answers.got), ANSWER_MAX, waiting);
+        let got = answers.more.wait_timeout_while(lock(&answers.got), TRANSACTION_MAX, waiting);
         let (mut got, _) = got.unwrap_or_else(PoisonError::into_inner);
         let mut got = std::mem::take(&mut got.list);
         got.sort_unstable_by_key(|(at, _)| *at);

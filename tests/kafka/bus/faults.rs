@@ -2,19 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use annals::mirror::KafkaConfig;
+use annals::mirror::{KafkaConfig, SaslMechanism, SecurityProtocol};
 use annals::{Bus, BusSettings, Context, ErrorKind, Event, HandlerError, TopicDef};
 
 use super::{NUMBERS, OTHERS, soon};
-use crate::support::{Broker, Options, PATIENCE, until};
+use crate::support::{Broker, Options, PATIENCE, password, until};
+
+const ROUNDS: u32 = 3;
 
 /// Handlers go on once the brokers are back, and each output is there once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_costs_nothing_but_time() {
-    let Some(broker) = Broker::start(Options::new()) else { return };
+    let options = Options::new().property("transaction.abort.timed.out.transaction.cleanup.interval.ms", "500");
+    let Some(broker) = Broker::start(options) else { return };
     let config = KafkaConfig::new(broker.bootstrap())
-        .delivery_timeout(Duration::from_secs(5))
-        .request_timeout(Duration::from_secs(3));
+        .delivery_timeout(Duration::from_secs(3))
+        .request_timeout(Duration::from_secs(3))
+        .transaction_timeout(Duration::from_secs(3));
     let bus = Bus::on_kafka(config, BusSettings::default()).unwrap();
     let handler = |event: Event<u64>, cx: Context| async move {
         cx.publish(OTHERS, event.value().copied().unwrap_or(u64::MAX)).await?;
@@ -22,7 +26,7 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
     };
     let subscription = bus.on(NUMBERS, "group", handler).concurrency(4).spawn().await.unwrap();
     let mut published = 0;
-    for round in 0..2 {
+    for round in 0..ROUNDS {
         let until_then = published + 200;
         while published < until_then {
             bus.publish(NUMBERS, published).await.unwrap();
@@ -46,7 +50,10 @@ async fn a_broker_that_is_killed_costs_nothing_but_time() {
         .await;
     }
     assert!(bus.health().ready, "{:?}", bus.health());
-    tokio::time::timeout(2 * PATIENCE, subscription.idle()).await.unwrap().unwrap();
+    match tokio::time::timeout(2 * PATIENCE, subscription.idle()).await {
+        Ok(idle) => idle.unwrap(),
+        Err(_) => panic!("{:?}, {:?}, {:?}", subscription.stats(), subscription.last_error(), bus.lag("group").await),
+    }
     soon("it ends", subscription.unsubscribe()).await.unwrap();
     let mut outputs: Vec<u64> =
         bus.history(OTHERS, 10_000).await.unwrap().into_iter().filter_map(|it| it.into_value()).collect();
@@ -80,4 +87,45 @@ async fn nothing_hangs_without_brokers() {
     }
     soon("flush", bus.flush()).await.unwrap();
     soon("shutdown", bus.shutdown()).await.unwrap();
+}
+
+/// Who may not do something is told so, and not kept waiting; no password is shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_is_told_so() {
+    let Some(broker) = Broker::start(Options::new().sasl().acl()) else { return };
+    let of = |user: &str, secret: &str| {
+        let config = KafkaConfig::new(broker.sasl_bootstrap())
+            .security_protocol(SecurityProtocol::SaslPlaintext)
+            .sasl_mechanism(SaslMechanism::ScramSha256)
+            .sasl_username(user)
+            .sasl_password(secret)
+            .request_timeout(Duration::from_secs(10));
+        Bus::on_kafka(config, BusSettings::default()).unwrap()
+    };
+    let handler = |_: Event<u64>, _: Context| Ok::<_, HandlerError>(());
+    let admin = of("admin", &password("admin"));
+    admin.publish(NUMBERS, 1).await.unwrap();
+    for (user, secret) in [("nobody", password("nobody")), ("admin", "wrong-secret".to_owned())] {
+        let bus = of(user, &secret);
+        let kinds = [
+            soon("publish", bus.publish(NUMBERS, 2)).await.map(drop),
+            soon("publish_batch", bus.publish_batch(NUMBERS, [2])).await.map(drop),
+            soon("history", bus.history(NUMBERS, 1)).await.map(drop),
+            soon("spawn", bus.on(NUMBERS, "group", handler).spawn()).await.map(drop),
+        ];
+        for (number, done) in kinds.into_iter().enumerate() {
+            let error = done.unwrap_err();
+            // With a wrong password nobody is even connected, and the client library does not try again at once.
+            let is_told = error.kind() == ErrorKind::Denied
+                || user == "admin" && number > 0 && error.kind() == ErrorKind::Unavailable;
+            assert!(is_told, "{user}, number {number}: {error}");
+            assert!(!format!("{error} {error:?} {bus:?}").contains(&secret), "{user}, number {number}");
+        }
+    }
+    // Who may read does not write.
+    let reader = of("reader", &password("reader"));
+    let error = reader.publish(NUMBERS, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    let history = admin.history(NUMBERS, 10).await.unwrap();
+    assert_eq!(history.len(), 1, "something was written that must not be");
 }

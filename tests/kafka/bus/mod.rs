@@ -198,3 +198,45 @@ async fn dead_letters_are_closed_one_by_one() {
     assert_eq!(there.dead_letters("another", DLQ).unwrap().count().await.unwrap(), 0);
     subscription.unsubscribe().await.unwrap();
 }
+
+/// Where a group begins, goes on elsewhere, and finds events gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_goes_on_where_it_should() {
+    let Some(broker) = Broker::shared() else { return };
+    let bus = bus(broker);
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let subscribe = async |group: &str, start: Start| {
+        let seen = std::sync::Arc::clone(&seen);
+        let handler = move |event: Event<u64>, _: Context| {
+            seen.lock().unwrap().push(event.value().copied().unwrap_or(u64::MAX));
+            Ok::<_, HandlerError>(())
+        };
+        bus.on(NUMBERS, group, handler).start(start).spawn().await.unwrap()
+    };
+    let taken = || std::mem::take(&mut *seen.lock().unwrap());
+    bus.publish_batch(NUMBERS, 0..10).await.unwrap();
+    // Behind the last, and there also if nothing was handled before it begins again.
+    let latest = subscribe("latest", Start::Latest).await;
+    latest.unsubscribe().await.unwrap();
+    bus.publish_batch(NUMBERS, 10..12).await.unwrap();
+    let latest = subscribe("latest", Start::Latest).await;
+    soon("the new ones are handled", latest.idle()).await.unwrap();
+    assert_eq!(taken(), [10, 11]);
+    latest.seek("numbers", 0, Start::Offset(8)).await.unwrap();
+    soon("it goes on there", latest.idle()).await.unwrap();
+    // A mark of the transaction stands between the batches.
+    assert_eq!(taken(), [8, 9, 10, 11]);
+    let error = latest.seek("numbers", 0, Start::Offset(1000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OffsetOutOfRange, "{error}");
+    let error = latest.seek("numbers", 1, Start::Earliest).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    latest.unsubscribe().await.unwrap();
+    // What was deleted before it was handled is said to be gone.
+    bus.publish_batch(NUMBERS, 20..25).await.unwrap();
+    bus.clear_history("numbers").await.unwrap();
+    bus.publish_batch(NUMBERS, 30..32).await.unwrap();
+    let behind = subscribe("latest", Start::Latest).await;
+    soon("the rest is handled", behind.idle()).await.unwrap();
+    assert_eq!((taken(), behind.stats().gaps), (vec![30, 31], 1));
+    behind.unsubscribe().await.unwrap();
+}
