@@ -25,6 +25,16 @@ async fn ended(child: Child) -> (i32, String, String) {
     text(&tokio::time::timeout(PATIENCE, wait).await.expect("it ends").unwrap())
 }
 
+/// Nothing is left of it, also when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn config(dir: &Path, lines: &str) -> std::path::PathBuf {
     let path = dir.join("mirror.toml");
     std::fs::write(&path, lines).unwrap();
@@ -100,7 +110,7 @@ async fn it_says_what_is_wrong_and_answers_with_an_exit_code() {
     // A second one ends the first, which says so.
     let lines = lines.replace("prefix =", "create_topics = {}\nprefix =");
     let file = config(dir.path(), &lines);
-    let mut first = command(&data, &file, &[]).spawn().unwrap();
+    let mut first = Running(command(&data, &file, &[]).spawn().unwrap());
     let target = format!("{prefix}.orders");
     until("the first is at work", async || {
         broker.partitions(&target) == Some(1) && broker.dump(&target).await.len() == 1
@@ -110,7 +120,7 @@ async fn it_says_what_is_wrong_and_answers_with_an_exit_code() {
     assert_eq!((code, &*err), (0, ""), "{out}");
     orders.produce(Record::new("b".into())).await.unwrap();
     let mut said = String::new();
-    let (sent, stderr) = (std::sync::mpsc::channel(), first.stderr.take().unwrap());
+    let (sent, stderr) = (std::sync::mpsc::channel(), first.0.stderr.take().unwrap());
     std::thread::spawn(move || {
         let mut stderr = stderr;
         let mut said = String::new();
@@ -119,9 +129,9 @@ async fn it_says_what_is_wrong_and_answers_with_an_exit_code() {
     });
     until("the first has ended", async || {
         said.extend(sent.1.try_recv().ok());
-        first.try_wait().unwrap().is_some() && !said.is_empty()
+        first.0.try_wait().unwrap().is_some() && !said.is_empty()
     })
     .await;
-    assert_eq!(first.wait().unwrap().code(), Some(1), "{said}");
+    assert_eq!(first.0.wait().unwrap().code(), Some(1), "{said}");
     assert!(said.contains("annals: "), "{said}");
 }

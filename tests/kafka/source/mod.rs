@@ -19,7 +19,8 @@ use crate::support::{Broker, until};
 async fn records_come_as_they_are_and_only_those_that_are_committed() {
     let Some(broker) = Broker::shared() else { return };
     let topic = broker.unique("as-they-are");
-    broker.create_topic(&topic, 3).await;
+    // Some of the records are old.
+    broker.create_topic_with(&topic, 3, -1, &[("retention.ms", "-1")]).await;
     let headers: &[(&str, Option<&[u8]>)] =
         &[("b", Some(b"1")), ("a", None), ("b", Some(b"")), ("b", Some(&[0xff, 0])), ("message_id", Some(b"x"))];
     let records = [

@@ -12,11 +12,12 @@ struct Side {
     source: Source,
 }
 
-async fn side(broker: &Broker, topic: &str) -> Side {
+async fn side(broker: &Broker, topic: &str, name: &str) -> Side {
     let log = Log::in_memory().unwrap();
     log.create_raw_topic(topic, TopicSettings::default().partitions(2)).await.unwrap();
     let kafka = KafkaConfig::new(broker.bootstrap());
     let mirror = Mirror::builder(&log)
+        .name(name)
         .topics([topic])
         .to(kafka)
         .create_topics(TargetTopics::default())
@@ -34,7 +35,7 @@ async fn two_logs_converge_through_one_topic_without_echo() {
     let Some(broker) = Broker::shared() else { return };
     let topic = broker.unique("together");
     broker.create_topic(&topic, 2).await;
-    let (a, b) = (side(broker, &topic).await, side(broker, &topic).await);
+    let (a, b) = (side(broker, &topic, "a").await, side(broker, &topic, "b").await);
     let elsewhere = Writer::new(broker);
     for round in 0..20 {
         for (name, side) in [("a", &a), ("b", &b)] {
