@@ -83,14 +83,47 @@ impl Checkpoint {
     }
 
     fn read(key: &str, value: &[u8]) -> Result<Self> {
-        let wrong = |what: String| {
-            Error::new(ErrorKind::Mismatch, format!("the checkpoint {key:?} in the target cannot be used: {what}"))
-        };
-        let found: Self = serde_json::from_slice(value).map_err(|error| wrong(error.to_string()))?;
-        match found.version {
-            VERSION => Ok(found),
-            other => Err(wrong(format!("it has version {other}, and this program knows version {VERSION}"))),
-        }
+        read(key, value, |found: &Self| found.version)
+    }
+}
+
+/// That an instance of a mirror has begun. An earlier one that finds the claim of a later one when it begins anew has nothing to do any
+/// more: it would only fence the later one off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Claim {
+    version: u32,
+    log: Uuid,
+    /// The number of the beginning.
+    pub(super) epoch: u64,
+}
+
+impl Claim {
+    pub(super) fn new(log: Uuid, epoch: u64) -> Self {
+        Self { version: VERSION, log, epoch }
+    }
+
+    /// The key of the record. No mirror's name has an `@`, and mirrors of other logs are no concern of this one.
+    pub(super) fn key(mirror: &str, log: Uuid) -> String {
+        format!("{mirror}@{log}")
+    }
+
+    pub(super) fn value(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn read(key: &str, value: &[u8]) -> Result<Self> {
+        read(key, value, |found: &Self| found.version)
+    }
+}
+
+fn read<T: for<'a> Deserialize<'a>>(key: &str, value: &[u8], version: impl Fn(&T) -> u32) -> Result<T> {
+    let wrong = |what: String| {
+        Error::new(ErrorKind::Mismatch, format!("the checkpoint {key:?} in the target cannot be used: {what}"))
+    };
+    let found = serde_json::from_slice(value).map_err(|error| wrong(error.to_string()))?;
+    match version(&found) {
+        VERSION => Ok(found),
+        other => Err(wrong(format!("it has version {other}, and this program knows version {VERSION}"))),
     }
 }
 
@@ -107,19 +140,56 @@ pub(super) fn read_all(
     mirror: &str,
     wait: impl Fn(Duration) -> Result<()>,
 ) -> Result<BTreeMap<Place, Checkpoint>> {
-    let failed =
-        |error| from_kafka(format!("cannot read the checkpoints of mirror {mirror} from topic {topic}"), error);
+    let failed = |error| cannot_read(mirror, topic, error);
     let end = end_of(now, topic).map_err(failed)?;
     let mut pause = Duration::from_millis(5);
     while end_of(consumer, topic).map_err(failed)? < end {
         wait(pause)?;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
+    let prefix = format!("{mirror}/");
+    let mut found = BTreeMap::new();
+    each(consumer, topic, mirror, |key, value| {
+        let place = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
+        let Some((name, Ok(number))) = place.map(|(name, number)| (name, number.parse())) else { return Ok(()) };
+        let place = (name.to_owned(), number);
+        match value {
+            Some(value) => found.insert(place, Checkpoint::read(key, value)?),
+            None => found.remove(&place),
+        };
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The newest claim to a mirror of a log. `now` reads what is not committed, too: it is not waited for transactions, which may be those
+/// of an instance that was killed, and a claim that is aborted only leaves a number out.
+pub(super) fn newest_claim(now: &BaseConsumer<KafkaContext>, topic: &str, mirror: &str, log: Uuid) -> Result<u64> {
+    end_of(now, topic).map_err(|error| cannot_read(mirror, topic, error))?;
+    let wanted = Claim::key(mirror, log);
+    let mut newest = 0;
+    each(now, topic, mirror, |key, value| {
+        if key == wanted
+            && let Some(value) = value
+        {
+            newest = newest.max(Claim::read(key, value)?.epoch);
+        }
+        Ok(())
+    })?;
+    Ok(newest)
+}
+
+/// Goes through all that the topic has for this client.
+fn each(
+    consumer: &BaseConsumer<KafkaContext>,
+    topic: &str,
+    mirror: &str,
+    mut take: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
+) -> Result<()> {
+    let failed = |error| cannot_read(mirror, topic, error);
     let mut from = TopicPartitionList::new();
     from.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
     consumer.assign(&from).map_err(failed)?;
-    let prefix = format!("{mirror}/");
-    let mut found = BTreeMap::new();
     loop {
         let message = match consumer.poll(QUIET_MAX) {
             None => {
@@ -131,17 +201,15 @@ pub(super) fn read_all(
             Some(Err(KafkaError::PartitionEOF(_))) => break,
             Some(message) => message.map_err(failed)?,
         };
-        let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else { continue };
-        let Some((name, number)) = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/')) else { continue };
-        let Ok(number) = number.parse() else { continue };
-        let place = (name.to_owned(), number);
-        match message.payload() {
-            Some(value) => found.insert(place, Checkpoint::read(key, value)?),
-            None => found.remove(&place),
-        };
+        if let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) {
+            take(key, message.payload())?;
+        }
     }
-    consumer.unassign().map_err(failed)?;
-    Ok(found)
+    consumer.unassign().map_err(failed)
+}
+
+fn cannot_read(mirror: &str, topic: &str, error: KafkaError) -> Error {
+    from_kafka(format!("cannot read the checkpoints of mirror {mirror} from topic {topic}"), error)
 }
 
 /// Where the topic ends for this client.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::BaseConsumer;
+use uuid::Uuid;
 
 use super::checkpoint::{self, Checkpoint, Place};
 use crate::error::Result;
@@ -29,16 +30,20 @@ impl Cluster {
         mirror: &str,
         wait: impl Fn(Duration) -> Result<()>,
     ) -> Result<BTreeMap<Place, Checkpoint>> {
-        let consumer = |isolation: &str| -> Result<BaseConsumer<KafkaContext>> {
-            let mut config = self.kafka.consumer();
-            config
-                .set("group.id", "annals-mirror")
-                .set("enable.partition.eof", "true")
-                .set("isolation.level", isolation);
-            config
-                .create_with_context(KafkaContext::new(&self.kafka))
-                .map_err(|error| from_kafka("the Kafka client cannot be made", error))
-        };
-        checkpoint::read_all(&consumer("read_committed")?, &consumer("read_uncommitted")?, topic, mirror, wait)
+        let (committed, now) = (self.consumer("read_committed")?, self.consumer("read_uncommitted")?);
+        checkpoint::read_all(&committed, &now, topic, mirror, wait)
+    }
+
+    /// The number of the newest beginning of a mirror of a log; 0 if it has never begun.
+    pub(super) fn newest_claim(&self, topic: &str, mirror: &str, log: Uuid) -> Result<u64> {
+        checkpoint::newest_claim(&self.consumer("read_uncommitted")?, topic, mirror, log)
+    }
+
+    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<KafkaContext>> {
+        let mut config = self.kafka.consumer();
+        config.set("group.id", "annals-mirror").set("enable.partition.eof", "true").set("isolation.level", isolation);
+        config
+            .create_with_context(KafkaContext::new(&self.kafka))
+            .map_err(|error| from_kafka("the Kafka client cannot be made", error))
     }
 }

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rdkafka::error::KafkaError;
+use rdkafka::message::OwnedHeaders;
+
+use super::checkpoint::Claim;
 use super::cluster::Cluster;
+use super::forward::cannot_mark;
 use super::lane::Lane;
-use super::producer::{Producer, Trouble};
+use super::producer::{Outgoing, Producer, Trouble};
 use super::run::{Held, Runner, Session};
 use super::settings::{Guarantee, OnBreach};
 use super::status::MirrorState;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::NewTopic;
+use crate::kafka::{Class, NewTopic, class, code as code_of, from_kafka};
 use crate::topic::TopicDescription;
 
 impl Runner {
@@ -19,28 +24,74 @@ impl Runner {
         let shared = Arc::clone(&self.shared);
         let stopping = Arc::clone(&self.shared);
         let cluster = Cluster::new(&self.kafka, move || stopping.is_stopping())?;
-        if self.settings.guarantee == Guarantee::ExactlyOnce {
-            self.ensure_checkpoint_topic(&cluster)?;
-        }
-        let producer = Producer::begin(&self.settings, &self.kafka, || shared.is_stopping())?;
-        let checkpoints = match self.settings.guarantee {
+        let (producer, checkpoints) = match self.settings.guarantee {
+            Guarantee::AtLeastOnce => {
+                (Producer::begin(&self.settings, &self.kafka, || shared.is_stopping())?, BTreeMap::new())
+            }
             Guarantee::ExactlyOnce => {
+                self.ensure_checkpoint_topic(&cluster)?;
+                self.look_for_another(&cluster)?;
+                let producer = Producer::begin(&self.settings, &self.kafka, || shared.is_stopping())?;
+                self.claim(&producer)?;
                 let wait = |time| {
                     shared.rest(time);
                     if shared.is_stopping() { Err(Error::closed()) } else { Ok(()) }
                 };
                 match cluster.checkpoints(&self.settings.checkpoint_topic, &self.settings.name, wait) {
                     Err(_) if shared.is_stopping() => return Err(Trouble::Stopped),
-                    read => read?,
+                    read => (producer, read?),
                 }
             }
-            Guarantee::AtLeastOnce => BTreeMap::new(),
         };
-        self.epoch = checkpoints.values().map(|checkpoint| checkpoint.epoch).max().unwrap_or(0) + 1;
         let places = self.places_here()?;
         let mut session = Session { producer, cluster, checkpoints, places, refreshed_at: self.now() };
         self.find_lanes(&mut session, true)?;
         Ok(session)
+    }
+
+    /// Whether another instance has begun since this one did. To begin anew would fence that one off, and the two would take turns.
+    fn look_for_another(&mut self, cluster: &Cluster) -> Result<(), Trouble> {
+        let (topic, name) = (&self.settings.checkpoint_topic, &self.settings.name);
+        let newest = cluster.newest_claim(topic, name, self.settings.log.id())?;
+        if self.epoch > 0 && newest > self.epoch {
+            return Err(Trouble::Fatal(Error::new(
+                ErrorKind::Fenced,
+                format!("another instance of mirror {name} has begun since, and goes on in place of this one"),
+            )));
+        }
+        self.epoch = newest + 1;
+        Ok(())
+    }
+
+    /// Says that this instance has begun, at once: until then an earlier one does not know.
+    fn claim(&self, producer: &Producer) -> Result<(), Trouble> {
+        let (topic, log) = (&self.settings.checkpoint_topic, self.settings.log.id());
+        let (key, value) = (Claim::key(&self.settings.name, log), Claim::new(log, self.epoch).value());
+        let outgoing = Outgoing {
+            topic,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(&value),
+            headers: OwnedHeaders::new_with_capacity(0),
+            timestamp: None,
+        };
+        let is_stopping = || self.shared.is_stopping();
+        producer.begin_transaction()?;
+        if let Some(code) = producer.send(0, outgoing, is_stopping)? {
+            return Err(cannot_mark(code));
+        }
+        producer.flush(is_stopping)?;
+        if let Some((_, code)) = producer.take_failed().first() {
+            let sentence = format!("the target does not take the checkpoints in topic {topic}");
+            // Why the transaction is refused says more than that its record was not delivered.
+            let error = producer.refusal().filter(|error| code_of(error).is_some());
+            let error = error.unwrap_or(KafkaError::MessageProduction(*code));
+            return Err(producer.broken(&sentence).unwrap_or_else(|| match code_of(&error).map(class) {
+                Some(Class::Partition | Class::Fatal) => Trouble::Fatal(from_kafka(sentence, error)),
+                Some(Class::Passing) | None => Trouble::Passing(from_kafka(sentence, error)),
+            }));
+        }
+        producer.commit(is_stopping)
     }
 
     fn ensure_checkpoint_topic(&self, cluster: &Cluster) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use annals::mirror::{Guarantee, Mirror, MirrorState};
 use annals::{ErrorKind, Log, Record};
 
-use super::world::{World, caught_up, failed, stop};
+use super::world::{World, caught_up, failed, paused, stop};
 use crate::support::{Broker, until};
 
 #[path = "../../support/copy.rs"]
@@ -53,6 +53,24 @@ async fn a_second_instance_fences_the_first_off() {
     // It does not come back.
     assert_eq!(first.stop().await.unwrap_err().kind(), ErrorKind::Fenced);
     world.publish("orders", 500).await;
+    caught_up(&second).await;
+    stop(second).await;
+    world.assert_exactly_once("orders").await;
+}
+
+/// The first one begins anew all the time, since one of its topics is not in the target. It does not take back what another has begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_begins_anew_makes_way_for_a_later_one() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    for topic in ["orders", "nowhere"] {
+        world.topic(topic, 1).await;
+        world.publish(topic, 100).await;
+    }
+    broker.create_topic_with(&world.target("orders"), 1, -1, &[("retention.ms", "-1")]).await;
+    let first = world.bare_mirror().retry_paused(Some(Duration::from_millis(1))).spawn().unwrap();
+    paused(&first, "nowhere", 0).await;
+    let second = take_over(&world, &first, || world.bare_mirror().retry_paused(None).spawn().unwrap()).await;
     caught_up(&second).await;
     stop(second).await;
     world.assert_exactly_once("orders").await;
