@@ -149,7 +149,7 @@ pub(super) fn read_all(
     }
     let prefix = format!("{mirror}/");
     let mut found = BTreeMap::new();
-    each(consumer, topic, mirror, |key, value| {
+    each(consumer, topic, mirror, end, |key, value| {
         let place = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
         let Some((name, Ok(number))) = place.map(|(name, number)| (name, number.parse())) else { return Ok(()) };
         let place = (name.to_owned(), number);
@@ -165,10 +165,10 @@ pub(super) fn read_all(
 /// The newest claim to a mirror of a log. `now` reads what is not committed, too: it is not waited for transactions, which may be those
 /// of an instance that was killed, and a claim that is aborted only leaves a number out.
 pub(super) fn newest_claim(now: &BaseConsumer<KafkaContext>, topic: &str, mirror: &str, log: Uuid) -> Result<u64> {
-    end_of(now, topic).map_err(|error| cannot_read(mirror, topic, error))?;
+    let end = end_of(now, topic).map_err(|error| cannot_read(mirror, topic, error))?;
     let wanted = Claim::key(mirror, log);
     let mut newest = 0;
-    each(now, topic, mirror, |key, value| {
+    each(now, topic, mirror, end, |key, value| {
         if key == wanted
             && let Some(value) = value
         {
@@ -179,11 +179,13 @@ pub(super) fn newest_claim(now: &BaseConsumer<KafkaContext>, topic: &str, mirror
     Ok(newest)
 }
 
-/// Goes through all that the topic has for this client.
+/// Goes through all that the topic has for this client up to an offset, where it ended: where other mirrors are at work there is always
+/// more.
 fn each(
     consumer: &BaseConsumer<KafkaContext>,
     topic: &str,
     mirror: &str,
+    end: i64,
     mut take: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
 ) -> Result<()> {
     let failed = |error| cannot_read(mirror, topic, error);
@@ -203,6 +205,9 @@ fn each(
         };
         if let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) {
             take(key, message.payload())?;
+        }
+        if message.offset() >= end - 1 {
+            break;
         }
     }
     consumer.unassign().map_err(failed)
