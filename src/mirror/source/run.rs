@@ -198,7 +198,11 @@ impl Runner {
                 return Err(Trouble::Again);
             }
             Ok(false) => self.is_down = false,
-            Err(error) => self.pass(error)?,
+            Err(error) => {
+                // The client library says so only once, and what was fetched before may still have come after that.
+                self.is_down |= error.kind() == ErrorKind::Unavailable;
+                self.pass(error)?;
+            }
         }
         Ok(())
     }
