@@ -1,24 +1,20 @@
 //! A mirror at work.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
+use super::alone::Alone;
 use super::checkpoint::Place;
 use super::run::Runner;
 use super::settings::{Guarantee, MirrorBuilder};
-use super::shared::{Shared, lock};
+use super::shared::Shared;
 use super::status::{MirrorError, MirrorStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::pattern::Subscription;
 use crate::handle::Log;
-
-/// The mirrors of this process that nothing but this keeps from running twice.
-static RUNNING: Mutex<BTreeSet<(Uuid, String)>> = Mutex::new(BTreeSet::new());
 
 /// Forwards topics of a log to a Kafka cluster, on a thread of its own: pull, never push, so that a slow or absent cluster slows no
 /// publisher. Whatever happens to either side, it goes on by itself from where the target says it had come to.
@@ -69,7 +65,7 @@ impl Mirror {
     pub(super) fn spawn(settings: MirrorBuilder) -> Result<Self> {
         settings.validate()?;
         let alone = match settings.guarantee {
-            Guarantee::AtLeastOnce => Some(Alone::claim(&settings)?),
+            Guarantee::AtLeastOnce => Some(Alone::claim("mirror", &settings.log, &settings.name)?),
             // The cluster sees to it, across processes as well.
             Guarantee::ExactlyOnce => None,
         };
@@ -91,11 +87,7 @@ impl Mirror {
             .spawn(move || watch.run(&is_over))
             .map_err(thread_failed)?;
         let work = move || {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run()));
-            let failure = match ended {
-                Ok(ended) => ended.err(),
-                Err(_) => Some(Error::new(ErrorKind::Failed, "a function of the application has panicked in a mirror")),
-            };
+            let failure = of_thread.failure_of(|| runner.run());
             // Who is told that it has ended may begin another one, and open the log again.
             drop((alone, over));
             // It looks, which is all that it can fail in.
@@ -194,11 +186,7 @@ impl Mirror {
     ///
     /// As [`stop`](Self::stop).
     pub fn blocking_stop(self) -> Result<()> {
-        self.shared.stop();
-        let thread = lock(&self.thread).take();
-        // It catches its panics itself.
-        thread.map(JoinHandle::join);
-        self.shared.blocking_until(Shared::ended)
+        self.shared.blocking_stop(&self.thread)
     }
 }
 
@@ -218,29 +206,4 @@ fn is_caught_up(shared: &Shared, goals: &[(Place, u64)]) -> Option<Result<()>> {
         found.is_some_and(|found| found.paused.is_some() || found.next_offset >= *end)
     };
     goals.iter().all(is_there).then_some(Ok(()))
-}
-
-/// Nobody else has a mirror of this name on this log in this process.
-struct Alone((Uuid, String));
-
-impl Alone {
-    fn claim(settings: &MirrorBuilder) -> Result<Self> {
-        let claim = (settings.log.id(), settings.name.clone());
-        if !lock(&RUNNING).insert(claim.clone()) {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "mirror {} of this log is running already; stop it first, or give this one another name",
-                    settings.name
-                ),
-            ));
-        }
-        Ok(Self(claim))
-    }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        lock(&RUNNING).remove(&self.0);
-    }
 }

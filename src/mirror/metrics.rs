@@ -56,14 +56,14 @@ impl Exporter {
     }
 }
 
-/// Counts an error.
-pub(super) fn count_error(mirror: &str, class: ErrorClass) {
+/// Counts an error of a mirror, or of a source.
+pub(super) fn count_error(what: &'static str, name: &str, class: ErrorClass) {
     let class = match class {
         ErrorClass::Passing => "passing",
         ErrorClass::Partition => "partition",
         ErrorClass::Fatal => "fatal",
     };
-    counter!("annals_mirror_errors_total", "mirror" => mirror.to_owned(), "class" => class).increment(1);
+    counter!(format!("annals_{what}_errors_total"), what => name.to_owned(), "class" => class).increment(1);
 }
 
 fn describe() {
@@ -90,12 +90,13 @@ fn describe() {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
     use super::super::shared::Shared;
+    use super::super::source::{self, SourcePartition};
     use super::super::status::{ErrorClass, MirrorPartition};
     use super::{Exporter, count_error};
 
@@ -145,9 +146,21 @@ mod tests {
         }
     }
 
+    fn check(names: &Names, prefix: &str) {
+        let documented: BTreeSet<String> = include_str!("../../docs/OBSERVABILITY.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|name| name.starts_with(prefix))
+            .map(str::to_owned)
+            .collect();
+        assert!(documented.len() > 7);
+        assert_eq!(*names.used.lock().unwrap(), documented);
+        assert_eq!(*names.described.lock().unwrap(), documented);
+    }
+
     #[test]
     fn what_is_documented_is_exported_and_nothing_else() {
-        let names = Arc::new(Names::default());
+        let names = Names::default();
         let shared: Shared<MirrorPartition> = Shared::new("mirror");
         shared.set_partitions(vec![MirrorPartition {
             topic: "orders".to_owned(),
@@ -160,18 +173,31 @@ mod tests {
             headroom_bytes: Some(7),
             paused: None,
         }]);
-        metrics::with_local_recorder(&*names, || {
+        metrics::with_local_recorder(&names, || {
             Exporter::default().export("m", &shared.status(), Duration::ZERO, false);
-            count_error("m", ErrorClass::Passing);
+            count_error("mirror", "m", ErrorClass::Passing);
         });
-        let documented: BTreeSet<String> = include_str!("../../docs/OBSERVABILITY.md")
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .filter(|name| name.starts_with("annals_mirror_"))
-            .map(str::to_owned)
-            .collect();
-        assert!(documented.len() > 10);
-        assert_eq!(*names.used.lock().unwrap(), documented);
-        assert_eq!(*names.described.lock().unwrap(), documented);
+        check(&names, "annals_mirror_");
+    }
+
+    #[test]
+    fn the_same_holds_for_a_source() {
+        let names = Names::default();
+        let shared: Shared<SourcePartition> = Shared::new("source");
+        shared.set_partitions(vec![SourcePartition {
+            topic: "orders".to_owned(),
+            partition: 0,
+            target: "orders".to_owned(),
+            next_offset: 3,
+            lag_records: 1,
+            paused: None,
+        }]);
+        metrics::with_local_recorder(&names, || {
+            let mut exporter = source::metrics::Exporter::default();
+            exporter.export("s", Duration::ZERO, || source::status::of(&shared));
+            exporter.export("s", Duration::from_millis(10), || panic!("a moment ago it did"));
+            count_error("source", "s", ErrorClass::Passing);
+        });
+        check(&names, "annals_source_");
     }
 }

@@ -1,5 +1,6 @@
 //! Apache Kafka beside the log: [`Mirror`] forwards topics to it, [`Source`] brings topics back.
 
+mod alone;
 mod checkpoint;
 mod cluster;
 mod commit;

@@ -190,6 +190,15 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks how many bytes a mirror, or a source, may have on the way.
+pub(super) fn check_in_flight(bytes: usize) -> Result<()> {
+    if !IN_FLIGHT_BYTES.contains(&bytes) {
+        let (least, most) = (IN_FLIGHT_BYTES.start(), IN_FLIGHT_BYTES.end());
+        return Err(Error::invalid(format!("`in_flight_bytes_max` is {bytes}; {least} to {most} are allowed")));
+    }
+    Ok(())
+}
+
 impl MirrorBuilder {
     pub(super) fn new(log: Log) -> Self {
         Self {
@@ -371,15 +380,7 @@ impl MirrorBuilder {
                 self.commit_interval
             )));
         }
-        if !IN_FLIGHT_BYTES.contains(&self.in_flight_bytes_max) {
-            return Err(Error::invalid(format!(
-                "`in_flight_bytes_max` is {}; {} to {} are allowed",
-                self.in_flight_bytes_max,
-                IN_FLIGHT_BYTES.start(),
-                IN_FLIGHT_BYTES.end()
-            )));
-        }
-        Ok(())
+        check_in_flight(self.in_flight_bytes_max)
     }
 
     /// Checks what can be checked without the cluster, and starts forwarding on a thread of its own. The cluster need not be there yet.

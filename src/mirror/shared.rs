@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -10,7 +11,7 @@ use event_listener::Event;
 use tokio::sync::broadcast;
 
 use super::status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Result};
 
 /// So many errors are kept for whoever listens.
 const ERRORS_KEPT: usize = 256;
@@ -96,6 +97,15 @@ impl<P: Clone> Shared<P> {
         self.ring();
     }
 
+    /// Stops, and waits for the thread that works for a handle.
+    pub(super) fn blocking_stop(&self, thread: &Mutex<Option<JoinHandle<()>>>) -> Result<()> {
+        self.stop();
+        let thread = lock(thread).take();
+        // It catches its panics itself.
+        thread.map(JoinHandle::join);
+        self.blocking_until(Self::ended)
+    }
+
     pub(super) fn pause(&self, pause: bool) {
         let mut wishes = lock(&self.wishes);
         wishes.pause = pause;
@@ -154,7 +164,7 @@ impl<P: Clone> Shared<P> {
     }
 
     /// Whether it has ended, and why if with an error.
-    pub(super) fn ended(&self) -> Option<Result<(), Error>> {
+    pub(super) fn ended(&self) -> Option<Result<()>> {
         let seen = lock(&self.seen);
         seen.over.then(|| seen.failure.clone().map_or(Ok(()), Err))
     }
@@ -192,12 +202,23 @@ impl<P: Clone> Shared<P> {
             ErrorClass::Fatal => tracing::error!(%error, "a {} has ended", self.what),
         }
         #[cfg(feature = "metrics")]
-        if let Some(mirror) = &self.exports_as {
-            super::metrics::count_error(mirror, class);
+        if let Some(name) = &self.exports_as {
+            super::metrics::count_error(self.what, name, class);
         }
         lock(&self.seen).last_error = Some(error.clone());
         // Nobody has to listen.
         let _nobody = self.errors.send(MirrorError { class, partition, error }).is_err();
+    }
+
+    /// The error that the thread's work has ended with, if with one; a panic in it is one.
+    pub(super) fn failure_of(&self, work: impl FnOnce() -> Result<()>) -> Option<Error> {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            Ok(ended) => ended.err(),
+            Err(_) => {
+                let what = self.what;
+                Some(Error::new(ErrorKind::Failed, format!("a function of the application has panicked in a {what}")))
+            }
+        }
     }
 
     pub(super) fn end(&self, failure: Option<Error>) {

@@ -73,6 +73,10 @@ impl Runner {
         let mut partitions: Vec<SourcePartition> = self.lanes.iter().map(Lane::status).collect();
         partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         self.shared.set_partitions(partitions);
+        #[cfg(feature = "metrics")]
+        if let Some(name) = &self.shared.exports_as {
+            self.exporter.export(name, self.looked_at, || super::status::of(&self.shared));
+        }
     }
 
     /// Tells of an error that passes, but not of the same one over and over.

@@ -1,16 +1,14 @@
 //! The way back: topics of Kafka into the log.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use chrono::DateTime;
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
-use super::shared::{Shared, lock};
+use super::alone::Alone;
+use super::shared::Shared;
 use super::status::{MirrorError, MirrorState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Log;
@@ -20,17 +18,16 @@ mod checkpoint;
 mod connect;
 mod lane;
 mod look;
+#[cfg(feature = "metrics")]
+pub(super) mod metrics;
 mod record;
 mod run;
 mod settings;
-mod status;
+pub(super) mod status;
 
 use run::{CaughtUp, Runner};
 pub use settings::{OnMissing, SourceBuilder, SourcePartitions, SourceStart};
 pub use status::{SourcePartition, SourceStatus};
-
-/// The sources of this process. No other process can have the log open for writing.
-static RUNNING: Mutex<BTreeSet<(Uuid, String)>> = Mutex::new(BTreeSet::new());
 
 /// Brings topics of a Kafka cluster into the log, on a thread of its own: exactly once, whatever happens to either side, since the
 /// records and how far they were read are one transaction of the log.
@@ -86,17 +83,19 @@ impl Source {
         let (kafka, names) = settings.validate()?;
         // A log that is closed says so now.
         settings.log.topics()?;
-        let alone = Alone::claim(&settings)?;
-        let shared = Arc::new(Shared::new("source"));
+        let alone = Alone::claim("source", &settings.log, &settings.name)?;
+        #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "nothing else is set"))]
+        let mut shared = Shared::new("source");
+        #[cfg(feature = "metrics")]
+        if settings.export_metrics {
+            shared.exports_as = Some(settings.name.clone());
+        }
+        let shared = Arc::new(shared);
         let caught_up = Arc::new(CaughtUp::default());
         let runner = Runner::new(settings, kafka, names, Arc::clone(&shared), Arc::clone(&caught_up));
         let of_thread = Arc::clone(&shared);
         let work = move || {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run()));
-            let failure = match ended {
-                Ok(ended) => ended.err(),
-                Err(_) => Some(Error::new(ErrorKind::Failed, "a function of the application has panicked in a source")),
-            };
+            let failure = of_thread.failure_of(|| runner.run());
             // Whoever waits for the end may begin another one.
             drop(alone);
             of_thread.end(failure);
@@ -110,19 +109,7 @@ impl Source {
 
     /// How it is doing. What it says of the partitions is at most about a second old.
     pub fn status(&self) -> SourceStatus {
-        let counters = &self.shared.counters;
-        let last_commit = counters.last_commit.load(Ordering::Relaxed);
-        SourceStatus {
-            state: self.shared.state(),
-            partitions: self.shared.partitions(),
-            received: counters.forwarded.load(Ordering::Relaxed),
-            received_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
-            passed_over: counters.passed_over.load(Ordering::Relaxed),
-            refused: counters.refused.load(Ordering::Relaxed),
-            committed: counters.committed.load(Ordering::Relaxed),
-            last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
-            last_error: self.shared.last_error(),
-        }
+        status::of(&self.shared)
     }
 
     /// The errors that it meets from now on. Who does not read them in time misses the oldest of them.
@@ -211,11 +198,7 @@ impl Source {
     ///
     /// As [`stop`](Self::stop).
     pub fn blocking_stop(self) -> Result<()> {
-        self.shared.stop();
-        let thread = lock(&self.thread).take();
-        // It catches its panics itself.
-        thread.map(JoinHandle::join);
-        self.shared.blocking_until(Shared::ended)
+        self.shared.blocking_stop(&self.thread)
     }
 
     /// What it is about.
@@ -227,28 +210,5 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         self.shared.stop();
-    }
-}
-
-/// Nobody else has a source of this name for this log.
-struct Alone((Uuid, String));
-
-impl Alone {
-    fn claim(settings: &SourceBuilder) -> Result<Self> {
-        let claim = (settings.log.id(), settings.name.clone());
-        if !lock(&RUNNING).insert(claim.clone()) {
-            let name = &settings.name;
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("source {name} of this log is running already; stop it first, or give this one another name"),
-            ));
-        }
-        Ok(Self(claim))
-    }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        lock(&RUNNING).remove(&self.0);
     }
 }

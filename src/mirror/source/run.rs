@@ -82,6 +82,8 @@ pub(super) struct Runner {
     first: usize,
     /// No broker can be reached just now.
     is_down: bool,
+    #[cfg(feature = "metrics")]
+    pub(super) exporter: super::metrics::Exporter,
 }
 
 impl Runner {
@@ -105,6 +107,8 @@ impl Runner {
             told: None,
             first: 0,
             is_down: false,
+            #[cfg(feature = "metrics")]
+            exporter: super::metrics::Exporter::default(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::settings::{IN_FLIGHT_BYTES, check_name};
+use super::super::settings::{check_in_flight, check_name};
 use super::Source;
 use crate::error::{Error, Result};
 use crate::group::pattern::Subscription;
@@ -64,6 +64,8 @@ pub struct SourceBuilder {
     pub(super) origin_headers: bool,
     pub(super) in_flight_bytes_max: usize,
     pub(super) retry_paused: Option<Duration>,
+    #[cfg(feature = "metrics")]
+    pub(super) export_metrics: bool,
 }
 
 impl fmt::Debug for SourceBuilder {
@@ -93,6 +95,8 @@ impl SourceBuilder {
             origin_headers: true,
             in_flight_bytes_max: 32 * 1024 * 1024,
             retry_paused: Some(Duration::from_secs(60)),
+            #[cfg(feature = "metrics")]
+            export_metrics: false,
         }
     }
 
@@ -182,6 +186,14 @@ impl SourceBuilder {
         self
     }
 
+    /// Exports metrics to the recorder of the crate `metrics` that is installed when it is spawned, about once a second.
+    /// `docs/OBSERVABILITY.md` lists the names.
+    #[cfg(feature = "metrics")]
+    pub fn export_metrics(mut self) -> Self {
+        self.export_metrics = true;
+        self
+    }
+
     /// The topic's name in the log.
     pub(super) fn target(&self, topic: &str) -> String {
         self.rename.as_ref().map_or_else(|| topic.to_owned(), |rename| rename(topic))
@@ -197,14 +209,7 @@ impl SourceBuilder {
         if self.log.is_read_only() {
             return Err(Error::invalid("a source writes to the log, which is open read-only; open it for writing"));
         }
-        if !IN_FLIGHT_BYTES.contains(&self.in_flight_bytes_max) {
-            return Err(Error::invalid(format!(
-                "`in_flight_bytes_max` is {}; {} to {} are allowed",
-                self.in_flight_bytes_max,
-                IN_FLIGHT_BYTES.start(),
-                IN_FLIGHT_BYTES.end()
-            )));
-        }
+        check_in_flight(self.in_flight_bytes_max)?;
         if let Some(settings) = &self.create {
             settings.validate()?;
         }

@@ -1,7 +1,10 @@
 //! How a source is doing.
 
+use std::sync::atomic::Ordering;
+
 use chrono::{DateTime, Utc};
 
+use super::super::shared::Shared;
 use super::super::status::MirrorState;
 use crate::error::Error;
 
@@ -52,4 +55,21 @@ pub struct SourcePartition {
     pub lag_records: u64,
     /// Why it is paused, if it is.
     pub paused: Option<Error>,
+}
+
+/// What a source shows of itself.
+pub(in crate::mirror) fn of(shared: &Shared<SourcePartition>) -> SourceStatus {
+    let counters = &shared.counters;
+    let last_commit = counters.last_commit.load(Ordering::Relaxed);
+    SourceStatus {
+        state: shared.state(),
+        partitions: shared.partitions(),
+        received: counters.forwarded.load(Ordering::Relaxed),
+        received_bytes: counters.forwarded_bytes.load(Ordering::Relaxed),
+        passed_over: counters.passed_over.load(Ordering::Relaxed),
+        refused: counters.refused.load(Ordering::Relaxed),
+        committed: counters.committed.load(Ordering::Relaxed),
+        last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
+        last_error: shared.last_error(),
+    }
 }
