@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it must")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use annals::testing::SimulatedDisk;
@@ -12,105 +11,13 @@ use annals::{
     Subscription, TopicDef, TopicSettings,
 };
 use bytes::Bytes;
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
+
+#[path = "support/kept.rs"]
+mod kept;
+
+use kept::Kept;
 
 const ORDERS: TopicDef<u64, Json> = TopicDef::new("orders");
-
-/// Keeps everything: the sum of a counter, the last value of a gauge, all values of a histogram.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<BTreeMap<String, Vec<f64>>>>);
-
-struct One(Kept, String);
-
-fn named(key: &Key) -> String {
-    let labels: Vec<String> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-    format!("{}{{{}}}", key.name(), labels.join(","))
-}
-
-impl One {
-    fn change(&self, change: impl FnOnce(&mut Vec<f64>)) {
-        change(self.0.0.lock().unwrap().entry(self.1.clone()).or_default());
-    }
-}
-
-impl CounterFn for One {
-    fn increment(&self, value: u64) {
-        self.change(|values| {
-            let sum = values.pop().unwrap_or(0.0) + value as f64;
-            values.push(sum);
-        });
-    }
-
-    fn absolute(&self, _: u64) {
-        unreachable!("nothing here is told so");
-    }
-}
-
-impl GaugeFn for One {
-    fn increment(&self, _: f64) {
-        unreachable!("nothing here is told so");
-    }
-
-    fn decrement(&self, _: f64) {
-        unreachable!("nothing here is told so");
-    }
-
-    fn set(&self, value: f64) {
-        self.change(|values| *values = vec![value]);
-    }
-}
-
-impl HistogramFn for One {
-    fn record(&self, value: f64) {
-        self.change(|values| values.push(value));
-    }
-}
-
-impl Recorder for Kept {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(Arc::new(One(self.clone(), named(key))))
-    }
-
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(Arc::new(One(self.clone(), named(key))))
-    }
-
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::from_arc(Arc::new(One(self.clone(), named(key))))
-    }
-}
-
-impl Kept {
-    #[track_caller]
-    fn one(&self, name: &str) -> f64 {
-        match self.all(name)[..] {
-            [value] => value,
-            ref other => panic!("{name}: {other:?}"),
-        }
-    }
-
-    #[track_caller]
-    fn all(&self, name: &str) -> Vec<f64> {
-        let all = self.0.lock().unwrap();
-        all.get(name).cloned().unwrap_or_else(|| panic!("{name} is not among {:?}", all.keys()))
-    }
-
-    fn all_or_none(&self, name: &str) -> Vec<f64> {
-        self.0.lock().unwrap().get(name).cloned().unwrap_or_default()
-    }
-
-    fn names(&self) -> BTreeSet<String> {
-        self.0.lock().unwrap().keys().map(|key| key.split('{').next().unwrap().to_owned()).collect()
-    }
-}
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -5,6 +5,8 @@ mod brokers;
 mod bus;
 #[cfg(feature = "cli")]
 mod command;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod mirror;
 mod source;
 mod support;

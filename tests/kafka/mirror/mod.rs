@@ -9,4 +9,4 @@ mod kill;
 mod refused;
 mod replies;
 mod retention;
-mod world;
+pub(crate) mod world;

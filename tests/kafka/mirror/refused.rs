@@ -1,6 +1,6 @@
 //! What the target does not take: records, topics, users.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use annals::mirror::{
     ErrorClass, Guarantee, KafkaConfig, MARKER, Mirror, MirrorBuilder, ORIGIN_OFFSET, OnRefused, Partitions,
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::world::{World, assert_whole, caught_up, failed, met, paused, resume, stop, values};
-use crate::support::{Broker, Options, password};
+use crate::support::{Broker, Options, PATIENCE, password};
 
 /// More than the topics of these tests take.
 const LARGE: usize = 50_000;
@@ -329,6 +329,13 @@ fn as_user(broker: &Broker, user: &str, password: &str) -> KafkaConfig {
         .sasl_password(password)
 }
 
+/// Changes whether `writer` is denied a topic.
+fn deny(broker: &Broker, change: &str, topic: &str) {
+    let principal = ["--deny-principal", "User:writer", "--operation", "Write", "--topic", topic];
+    let arguments = [&["--bootstrap-server", broker.bootstrap(), change, "--force"][..], &principal].concat();
+    tokio::task::block_in_place(|| broker.tool("acls", &arguments));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_is_told_so() {
     let Some(broker) = Broker::start(Options::new().acl()) else { return };
@@ -338,12 +345,7 @@ async fn who_may_not_is_told_so() {
         world.publish(topic, 100).await;
         broker.create_topic_with(&world.target(topic), 1, 1, &[("retention.ms", "-1")]).await;
     }
-    let acl = |change: &str, topic: &str| {
-        let principal = ["--deny-principal", "User:writer", "--operation", "Write", "--topic", topic];
-        broker.tool("acls", &[&["--bootstrap-server", broker.bootstrap(), change, "--force"][..], &principal].concat())
-    };
-    let closed = world.target("closed");
-    tokio::task::block_in_place(|| acl("--add", &closed));
+    deny(&broker, "--add", &world.target("closed"));
 
     // Nobody lets it in.
     for (guarantee, user, password) in [
@@ -378,12 +380,11 @@ async fn who_may_not_is_told_so() {
     caught_up(&mirror).await;
     world.assert_exactly_once("open").await;
     // It is taken away while the mirror runs, and given back.
-    let open = world.target("open");
-    tokio::task::block_in_place(|| acl("--add", &open));
+    deny(&broker, "--add", &world.target("open"));
     world.publish("open", 100).await;
     while met(&mut errors, ErrorClass::Partition).await.partition != Some(("open".to_owned(), 0)) {}
-    for topic in [&open, &closed] {
-        tokio::task::block_in_place(|| acl("--remove", topic));
+    for topic in ["open", "closed"] {
+        deny(&broker, "--remove", &world.target(topic));
     }
     resume(&mirror).await;
     caught_up(&mirror).await;
@@ -391,4 +392,50 @@ async fn who_may_not_is_told_so() {
     for topic in ["open", "closed"] {
         world.assert_exactly_once(topic).await;
     }
+}
+
+/// Where its own topic does not take it nothing can go on, neither then nor after another start, and nothing of what was begun counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_may_not_keep_its_place_ends() {
+    let Some(broker) = Broker::start(Options::new().acl()) else { return };
+    let world = World::new(&broker);
+    world.topic("orders", 1).await;
+    world.publish("orders", 100).await;
+    let own = world.target("checkpoints");
+    for (topic, setting) in [(&own, ("cleanup.policy", "compact")), (&world.target("orders"), ("retention.ms", "-1"))] {
+        broker.create_topic_with(topic, 1, 1, &[setting]).await;
+    }
+    let spawn = || {
+        let writer = as_user(&broker, "writer", &password("writer"));
+        world.bare_mirror().to(writer).checkpoint_topic(&own).spawn().unwrap()
+    };
+    let mirror = spawn();
+    caught_up(&mirror).await;
+    deny(&broker, "--add", &own);
+    // It is denied some time later.
+    let publish = async {
+        loop {
+            world.publish("orders", 20).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let at_work = tokio::select! {
+        error = failed(&mirror) => error,
+        () = publish => unreachable!(),
+    };
+    for error in [at_work, failed(&spawn()).await] {
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains(&own), "{error}");
+    }
+    deny(&broker, "--remove", &own);
+    let begun = Instant::now();
+    let mirror = loop {
+        let mirror = spawn();
+        match mirror.caught_up().await {
+            Ok(()) => break mirror,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+    };
+    stop(mirror).await;
+    world.assert_exactly_once("orders").await;
 }

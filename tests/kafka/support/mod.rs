@@ -91,7 +91,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Brokers for one test alone, which may break them. One test at a time has some: others wait here.
+    /// Brokers for one test alone, which may break them. Two tests at a time have some: others wait here.
     ///
     /// Says so and answers `None` where there is no Kafka to be had; in continuous integration that is a failure.
     pub(crate) fn start(options: Options) -> Option<Self> {
@@ -299,24 +299,27 @@ fn checked(what: &str, output: &Output) -> String {
     said.into_owned()
 }
 
-/// One cluster beside the shared one is enough for a small machine.
+/// So many clusters beside the shared one are enough for a small machine.
+const CLUSTERS_MAX: usize = 2;
+
+/// The right to have a cluster of one's own.
 #[derive(Debug)]
 struct Turn;
 
-static BUSY: Mutex<bool> = Mutex::new(false);
+static BUSY: Mutex<usize> = Mutex::new(0);
 static FREE: Condvar = Condvar::new();
 
 impl Turn {
     fn wait() -> Self {
         let busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
-        *FREE.wait_while(busy, |busy| *busy).unwrap_or_else(PoisonError::into_inner) = true;
+        *FREE.wait_while(busy, |busy| *busy == CLUSTERS_MAX).unwrap_or_else(PoisonError::into_inner) += 1;
         Self
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *BUSY.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *BUSY.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         FREE.notify_one();
     }
 }
