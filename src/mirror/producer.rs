@@ -20,6 +20,9 @@ const TRANSACTION_MAX: Duration = Duration::from_secs(60);
 const BEGIN_MAX: Duration = Duration::from_secs(10);
 /// How long one question to the cluster may take before whoever waits for it looks round.
 const SLICE: Duration = Duration::from_secs(2);
+/// How often it looks whether there is room, or whether everything is delivered. The library's own waits go to their end whatever comes,
+/// and keep a processor busy for the last millisecond of each.
+const LOOK: Duration = Duration::from_micros(500);
 /// How many records the client library may hold: they cost it memory beside their bytes.
 const IN_FLIGHT_RECORDS_MAX: usize = 500_000;
 
@@ -217,7 +220,7 @@ impl Producer {
             };
             match error.rdkafka_error_code() {
                 Some(Code::QueueFull) => {
-                    self.inner.poll(Duration::from_millis(1));
+                    self.inner.poll(Duration::ZERO);
                     self.check_denied()?;
                     if self.has_failed() {
                         // Whoever looks at what has failed finds out why.
@@ -226,6 +229,7 @@ impl Producer {
                     if is_stopping() {
                         return Err(Trouble::Stopped);
                     }
+                    std::thread::sleep(LOOK);
                     record = back;
                 }
                 // A record of this transaction was refused. Which one will be told in a moment, and matters more than this.
@@ -265,8 +269,8 @@ impl Producer {
 
     /// Waits until everything that was handed over is delivered, or one thing is not.
     pub(super) fn flush(&self, is_stopping: impl Fn() -> bool) -> Result<(), Trouble> {
-        // The library is asked in small steps: it waits to the end of each, whatever comes.
-        while self.inner.flush(Duration::from_millis(1)).is_err() {
+        while self.inner.flush(Duration::ZERO).is_err() {
+            self.inner.poll(Duration::ZERO);
             self.check_denied()?;
             if self.has_failed() {
                 return Ok(());
@@ -274,6 +278,7 @@ impl Producer {
             if is_stopping() {
                 return Err(Trouble::Stopped);
             }
+            std::thread::sleep(LOOK);
         }
         Ok(())
     }

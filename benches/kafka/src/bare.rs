@@ -1,7 +1,7 @@
 //! The producer that the mirror is compared with: the client library by itself, with the settings that the mirror gives it, the same
 //! records in the same order, and transactions as long as the mirror's. Its records lie ready in memory.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -17,6 +17,7 @@ const WAIT: Duration = Duration::from_secs(30);
 /// As long as the mirror's transactions, and with as many bytes.
 const TRANSACTION: Duration = Duration::from_millis(100);
 const IN_FLIGHT_BYTES: usize = 32 << 20;
+const LOOK: Duration = Duration::from_micros(500);
 
 pub(crate) fn run(broker: &Broker, workload: &Workload, headers: bool) -> Result<f64> {
     let topic = broker.unique("bare");
@@ -30,13 +31,12 @@ pub(crate) fn run(broker: &Broker, workload: &Workload, headers: bool) -> Result
         .set("delivery.report.only.error", "true")
         .set("queue.buffering.max.kbytes", (IN_FLIGHT_BYTES / 1024).to_string())
         .set("queue.buffering.max.messages", "500000")
+        .set("message.max.bytes", IN_FLIGHT_BYTES.to_string())
         .create()?;
     producer.init_transactions(WAIT)?;
     let id = workload.log.id().to_string();
-    let each = workload.records / u64::from(PARTITIONS);
-    let records: Vec<(i32, String, Bytes)> = (0..u64::from(PARTITIONS))
-        .flat_map(|partition| (0..each).map(move |number| (partition, partition * each + number)))
-        .map(|(partition, number)| (partition as i32, key(number), value(number, workload.size)))
+    let records: Vec<(i32, String, Bytes)> = (0..workload.records)
+        .map(|number| ((number % u64::from(PARTITIONS)) as i32, key(number), value(number, workload.size)))
         .collect();
     // The connection is there before the clock starts.
     producer.begin_transaction()?;
@@ -46,6 +46,7 @@ pub(crate) fn run(broker: &Broker, workload: &Workload, headers: bool) -> Result
     }
     commit(&producer)?;
 
+    let now = UNIX_EPOCH.elapsed()?.as_millis() as i64;
     let began = Instant::now();
     let (mut opened, mut bytes, mut open) = (began, 0, false);
     for (number, (partition, key, value)) in records.iter().enumerate() {
@@ -53,8 +54,7 @@ pub(crate) fn run(broker: &Broker, workload: &Workload, headers: bool) -> Result
             producer.begin_transaction()?;
             (opened, bytes, open) = (Instant::now(), 0, true);
         }
-        let mut record =
-            BaseRecord::to(&topic).partition(*partition).key(key).payload(&value[..]).timestamp(1_700_000_000_000);
+        let mut record = BaseRecord::to(&topic).partition(*partition).key(key).payload(&value[..]).timestamp(now);
         if headers {
             record = record.headers(origin(&id, *partition, number));
         }
@@ -62,7 +62,8 @@ pub(crate) fn run(broker: &Broker, workload: &Workload, headers: bool) -> Result
             if error.rdkafka_error_code() != Some(rdkafka::error::RDKafkaErrorCode::QueueFull) {
                 return Err(error.into());
             }
-            producer.poll(Duration::from_millis(1));
+            producer.poll(Duration::ZERO);
+            std::thread::sleep(LOOK);
             record = back;
         }
         bytes += key.len() + value.len();
@@ -80,13 +81,14 @@ pub(crate) fn run(broker: &Broker, workload: &Workload, headers: bool) -> Result
     Ok(records.len() as f64 / began.elapsed().as_secs_f64())
 }
 
-/// `commit_transaction` alone would wait in steps of 100 ms for what is under way.
+/// `commit_transaction` alone would wait in steps of 100 ms for what is under way, and `flush` keep a processor busy.
 fn commit(producer: &BaseProducer) -> Result<()> {
     let began = Instant::now();
-    while producer.flush(Duration::from_millis(1)).is_err() {
+    while producer.flush(Duration::ZERO).is_err() {
         if began.elapsed() > WAIT {
             return Err("the broker does not take what it was sent".into());
         }
+        std::thread::sleep(LOOK);
     }
     Ok(producer.commit_transaction(WAIT)?)
 }

@@ -27,13 +27,9 @@ Usage: annals-peers [--quick] [--rounds N] [--only P1,P4] [--with NAME,NAME] [--
   --curves       instead of the bars: how the costs of annals grow with size, segments, partitions, subscribers, in about
                  three minutes; --large adds a log of 10 GB
   --footprint    instead of the bars: memory and files of annals with up to 10,000 partitions, and opening them (P11)
-<<<<<<< HEAD
-  --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16)
-  --bus          instead of the bars: what the event bus costs (P13)
-=======
   --consumers    instead of the bars: what consuming, committing and transactions cost (P7, P10, P12, P16); --with LIST:
                  only of deliver flood fan-out one many rebalance idle reopen groups
->>>>>>> five
+  --bus          instead of the bars: what the event bus costs (P13)
 ";
 
 /// How much of everything is measured.

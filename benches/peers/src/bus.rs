@@ -131,7 +131,8 @@ fn dispatch(workspace: &Workspace, rows: &mut Rows) -> Result<()> {
             }
         });
         rows.add(&format!("P13: an async handler{with}"), "M/s", time(&runtime, asynchronous.filter(filter.clone()))?);
-        let concurrent = bus.on(TOPIC, "16 at once", move |_: Event<Bytes>, _: Context| async { Ok::<_, HandlerError>(()) });
+        let concurrent =
+            bus.on(TOPIC, "16 at once", move |_: Event<Bytes>, _: Context| async { Ok::<_, HandlerError>(()) });
         rows.add(&format!("16 tasks at once{with}"), "M/s", time(&runtime, concurrent.concurrency(16))?);
         assert_eq!(count.load(Ordering::Relaxed), 2 * EVENTS);
         log.blocking_close()?;

@@ -245,7 +245,12 @@ fn one_by_one(workspace: &Workspace, rows: &mut Rows) -> Result<()> {
     let log = Log::blocking_open(&dir)?;
     let (input, output) = (create(&log, "in", 1, Durability::Sync)?, create(&log, "out", 1, Durability::Sync)?);
     fill(&input, 0, 100_000)?;
-    rows.add("P3", "produce, durable, one at a time", "/s", rate(|| Ok(drop(output.blocking_produce(record())?)))?);
+    rows.add(
+        "P3",
+        "produce, durable, one at a time",
+        "/s",
+        rate(|| output.blocking_produce(record()).map(|_| ()).map_err(Into::into))?,
+    );
     let mut consumer = input.subscribe("commits").blocking_build()?;
     let commits = rate(|| {
         let message = consumer.blocking_recv()?.ok_or("the log is closed")?;
@@ -290,12 +295,18 @@ fn many(workspace: &Workspace, rows: &mut Rows) -> Result<()> {
     }
     let runtime = threads()?;
     let produced = all_at_once(&runtime, (0..TASKS).map(|_| one.clone()), |topic| {
-        Box::pin(async move { Ok(drop(topic.produce(record()).await?)) })
+        Box::pin(async move {
+            topic.produce(record()).await?;
+            Ok(())
+        })
     })?;
     rows.add("P4", "produce, durable, 64 tasks", "k/s", produced / 1e3);
     let produced = all_at_once(&runtime, (0..TASKS).map(|number| (output.clone(), number)), |(topic, number)| {
         let record = record().partition(*number);
-        Box::pin(async move { Ok(drop(topic.produce(record).await?)) })
+        Box::pin(async move {
+            topic.produce(record).await?;
+            Ok(())
+        })
     })?;
     rows.add("P15", "produce, durable, 64 tasks over 64 partitions", "k/s", produced / 1e3);
     let members = members(&runtime, &input, "commits")?;
