@@ -75,10 +75,8 @@ fn produce(log: &Log, kind: Kind, mut done: impl FnMut(Duration) -> bool) -> Res
         Kind::Durable => ("durable", Durability::Sync),
         Kind::Bulk => ("bulk", Durability::Os),
     };
-    let topic = log.blocking_create_topic(
-        TopicDef::<Bytes, Raw>::new(name),
-        TopicSettings::default().durability(durability),
-    )?;
+    let topic =
+        log.blocking_create_topic(TopicDef::<Bytes, Raw>::new(name), TopicSettings::default().durability(durability))?;
     let value = Bytes::from(vec![7; 100]);
     let begun = Instant::now();
     let mut count = 0_u64;
@@ -165,7 +163,9 @@ fn main() -> Result<(), Failure> {
     println!("| speed of the compaction | time | peak memory | producer beside it | alone | beside | keeps |");
     println!("|---|---|---|---|---|---|---|");
     for (speed, rate) in [("64 MiB/s (default)", None), ("unlimited", Some(64 << 30))] {
-        for (what, kind) in [("one durable record at a time", Kind::Durable), ("batches into the page cache", Kind::Bulk)] {
+        for (what, kind) in
+            [("one durable record at a time", Kind::Durable), ("batches into the page cache", Kind::Bulk)]
+        {
             let (took, peak, alone, with) = beside(&args, kind, rate)?;
             println!(
                 "| {speed} | {:.1} s | {:.1} MiB | {what} | {alone:.0}/s | {with:.0}/s | {:.2} |",

@@ -116,7 +116,9 @@ fn main() -> Result<(), Failure> {
     let log = Log::blocking_open(&dir)?;
     let topic = log.raw_topic("t")?;
     let wanted = |at: u64| id(at * (args.records / SHARE / LOOKUPS), args.records);
-    timed("first find after opening, of what the background was not fast enough for", SHARE, || find(&topic, &wanted(1)))?;
+    timed("first find after opening, of what the background was not fast enough for", SHARE, || {
+        find(&topic, &wanted(1))
+    })?;
     timed("find", SHARE, || find(&topic, &wanted(2)))?;
     timed(&format!("{LOOKUPS} finds of other values"), SHARE * LOOKUPS, || {
         (0..LOOKUPS).map(|at| find(&topic, &wanted(at))).sum()
@@ -130,7 +132,11 @@ fn main() -> Result<(), Failure> {
     timed("first find after opening, the index being complete", SHARE, || find(&topic, &wanted(5)))?;
     log.blocking_close()?;
     drop((log, topic));
-    println!("<!-- the log has {} bytes, the index {} -->", bytes_in(&dir.join("topics"))?, bytes_in(&dir.join("views"))?);
+    println!(
+        "<!-- the log has {} bytes, the index {} -->",
+        bytes_in(&dir.join("topics"))?,
+        bytes_in(&dir.join("views"))?
+    );
 
     std::fs::remove_dir_all(dir.join("views"))?;
     let log = Log::blocking_open(&dir)?;

@@ -52,11 +52,13 @@ fn log(c: &mut Criterion) {
     let mut group = c.benchmark_group("log in memory");
     let log = Log::in_memory().expect("a log in memory opens");
     let settings = TopicSettings::default().durability(Durability::Os);
-    let relaxed = log.blocking_create_topic(annals::TopicDef::<Bytes, annals::Raw>::new("os"), settings).expect("created");
+    let relaxed =
+        log.blocking_create_topic(annals::TopicDef::<Bytes, annals::Raw>::new("os"), settings).expect("created");
     let synced = annals::TopicDef::<Bytes, annals::Raw>::new("sync");
     let synced = log.blocking_create_topic(synced, TopicSettings::default()).expect("created");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("append one, page cache", |b| b.iter(|| relaxed.blocking_produce(record()).expect("produced")));
+    group
+        .bench_function("append one, page cache", |b| b.iter(|| relaxed.blocking_produce(record()).expect("produced")));
     group.bench_function("append one, group commit alone", |b| {
         b.iter(|| synced.blocking_produce(record()).expect("produced"));
     });
@@ -76,7 +78,8 @@ fn replay(c: &mut Criterion) {
     let value = Bytes::from(value());
     let log = Log::temporary().expect("a temporary log opens");
     let settings = TopicSettings::default().durability(Durability::Os).partitions(4);
-    let topic = log.blocking_create_topic(annals::TopicDef::<Bytes, annals::Raw>::new("os"), settings).expect("created");
+    let topic =
+        log.blocking_create_topic(annals::TopicDef::<Bytes, annals::Raw>::new("os"), settings).expect("created");
     for batch in 0..RECORDS / 100 {
         let records = (0..100).map(|_| Record::new(value.clone()).partition((batch % 4) as u32));
         topic.blocking_produce_batch(records).expect("produced");
