@@ -35,8 +35,8 @@ async fn publishing_goes_on_while_the_broker_is_down_and_nothing_is_lost_or_doub
     let mut errors = mirror.errors();
     world.publish("orders", 1000).await;
     caught_up(&mirror).await;
-    let ends: [(fn(&Broker), u64); 2] = [(Broker::kill, 60), (Broker::stop_cleanly, 8)];
-    for (end, seconds) in ends {
+    for (is_killed, seconds) in [(true, 60), (false, 8)] {
+        let end = if is_killed { Broker::kill } else { Broker::stop_cleanly };
         let down = async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             tokio::task::block_in_place(|| end(&broker));
