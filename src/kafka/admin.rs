@@ -5,7 +5,9 @@ use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic as NativeTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, NewTopic as NativeTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataTopic};
@@ -168,6 +170,48 @@ impl Admin {
         self.await_leaders(topic, partitions)
     }
 
+    /// The settings of a topic that is there, by Kafka's names, those included that are the brokers' defaults.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where there are no tokens for asking, `Denied` without the right to.
+    pub(crate) fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>> {
+        let context = format!("cannot look at the settings of topic {}", quoted(topic));
+        let admin = self.native(&context)?;
+        let (resource, options) = ([ResourceSpecifier::Topic(topic)], self.options());
+        let mut asked = pin!(admin.describe_configs(&resource, &options));
+        let answers = block(|cx| asked.as_mut().poll(cx)).map_err(|error| from_kafka(context.as_str(), error))?;
+        let mut settings = BTreeMap::new();
+        for answer in answers {
+            let found = answer.map_err(|code| from_kafka(context.as_str(), KafkaError::AdminOp(code)))?;
+            settings.extend(found.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))));
+        }
+        Ok(settings)
+    }
+
+    /// Checks that a topic keeps its records for as long as nothing newer supersedes them. Where the cluster does not let anybody look that
+    /// is left to whoever has made the topic, with a warning.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` with the settings by which it lets them go.
+    pub(crate) fn check_keeps(&self, topic: &str) -> Result<()> {
+        match self.settings(topic) {
+            Ok(settings) => match lets_go(&settings) {
+                Some(by) => Err(Error::invalid(format!(
+                    "topic {} of Kafka lets records go that are still needed ({by}); set its `cleanup.policy` to `compact`",
+                    quoted(topic)
+                ))),
+                None => Ok(()),
+            },
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+                tracing::warn!(topic, %error, "it is not known whether the topic keeps its records: it has to be compacted");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// A client that may change something.
     fn native(&self, context: &str) -> Result<AdminClient<KafkaContext>> {
         if self.config.token().is_some() {
@@ -268,7 +312,41 @@ fn found_topic(topic: &MetadataTopic) -> Result<Option<TopicInfo>, KafkaError> {
     Ok(Some(TopicInfo { name: topic.name().to_owned(), partitions: partitions.collect() }))
 }
 
+/// The settings by which a topic lets records go that nothing newer supersedes, if there are any.
+fn lets_go(settings: &BTreeMap<String, String>) -> Option<String> {
+    let says = |name: &str| settings.get(name).map_or("", String::as_str);
+    let policy = says("cleanup.policy");
+    if !policy.split(',').any(|policy| policy.trim() == "delete") {
+        return None;
+    }
+    let is_bound = |limit: &&str| !matches!(says(limit), "" | "-1");
+    let limit = ["retention.ms", "retention.bytes"].into_iter().find(is_bound)?;
+    Some(format!("its `cleanup.policy` is `{policy}` and its `{limit}` {}", says(limit)))
+}
+
 /// A number of partitions, as Kafka counts them; more than there can be is refused by it.
 fn number(partition: u32) -> i32 {
     i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lets_go;
+
+    #[test]
+    fn what_lets_records_go_is_named() {
+        let of = |all: &[(&str, &str)]| {
+            lets_go(&all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+        };
+        let week = ("retention.ms", "604800000");
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("cleanup.policy", "compact"), week]), None);
+        assert_eq!(of(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")]), None);
+        for policy in ["delete", "compact,delete", "delete, compact"] {
+            let by = of(&[("cleanup.policy", policy), week]).unwrap();
+            assert!(by.contains(policy) && by.contains("`retention.ms` 604800000"), "{by}");
+        }
+        let by = of(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "1")]).unwrap();
+        assert!(by.contains("`retention.bytes` 1"), "{by}");
+    }
 }

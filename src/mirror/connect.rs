@@ -94,9 +94,15 @@ impl Runner {
         producer.commit(is_stopping)
     }
 
-    fn ensure_checkpoint_topic(&self, cluster: &Cluster) -> Result<()> {
+    /// Sees to it that there is a topic for checkpoints, and that it keeps them: one that lets them go after a time would have a mirror that
+    /// has stood still for so long forward everything again.
+    fn ensure_checkpoint_topic(&mut self, cluster: &Cluster) -> Result<()> {
         let name = &self.settings.checkpoint_topic;
         if cluster.admin.describe(name)?.is_some() {
+            if !self.is_kept {
+                cluster.admin.check_keeps(name)?;
+                self.is_kept = true;
+            }
             return Ok(());
         }
         cluster.admin.create(&NewTopic {

@@ -57,6 +57,8 @@ pub(super) struct Runner {
     /// Where the turns begin.
     first: usize,
     pub(super) epoch: u64,
+    /// The topic of the checkpoints was looked at: it keeps them.
+    pub(super) is_kept: bool,
     pub(super) unit: Unit,
     waker: Waker,
     /// Since when something waits to become durable.
@@ -107,6 +109,7 @@ impl Runner {
             memories: BTreeMap::new(),
             first: 0,
             epoch: 0,
+            is_kept: false,
             unit: Unit::default(),
             waker,
             undurable_since: None,

@@ -149,12 +149,12 @@ impl Cluster {
         Outgoing::new(&topic, Record { partition: Some(source.partition), ..record })
     }
 
-    fn ensure_states(self: &Arc<Self>) -> Result<Arc<TopicInfo>> {
-        if let Some(known) = self.known(STATES) {
-            return Ok(known);
-        }
+    fn ensure_states(&self) -> Result<Arc<TopicInfo>> {
         let settings = TopicSettings::default().compaction(true);
-        self.ensure(STATES, &settings)
+        let states = self.ensure(STATES, &settings)?;
+        // One that forgets would have letters open again that were replayed or purged.
+        self.check_keeps(STATES)?;
+        Ok(states)
     }
 
     /// What keys wait for: open dead letters of events of these partitions, and replays that are not done.

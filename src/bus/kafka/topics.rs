@@ -5,13 +5,9 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::ResourceSpecifier;
-use rdkafka::error::KafkaError;
-
 use super::Cluster;
-use super::clients::{self, admin_options};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{NewTopic, from_kafka};
+use crate::kafka::NewTopic;
 use crate::log::names::validate_topic_name;
 use crate::log::settings::{Compression, TopicSettings};
 use crate::task::unblock;
@@ -132,8 +128,13 @@ impl Cluster {
         self.find(name)?.ok_or_else(|| not_found(name))
     }
 
+    /// Checks that a topic keeps its records for as long as nothing newer supersedes them.
+    pub(super) fn check_keeps(&self, name: &str) -> Result<()> {
+        self.admin.check_keeps(name)
+    }
+
     /// Whether only the last record of each key of a topic is kept.
-    pub(in crate::bus) async fn is_compacted(&self, name: &str) -> Result<bool> {
+    pub(in crate::bus) async fn is_compacted(self: &Arc<Self>, name: &str) -> Result<bool> {
         if self.config.has_tokens() {
             tracing::warn!(
                 topic = name,
@@ -141,17 +142,8 @@ impl Cluster {
             );
             return Ok(false);
         }
-        let failed = |error| from_kafka(format!("cannot look at the settings of topic {}", quoted(name)), error);
-        let asked = [ResourceSpecifier::Topic(name)];
-        let admin = clients::admin(&self.config)?;
-        let answers = admin.describe_configs(&asked, &admin_options()).await.map_err(failed)?;
-        for answer in answers {
-            let config = answer.map_err(|code| failed(KafkaError::AdminOp(code)))?;
-            if let Some(policy) = config.get("cleanup.policy").and_then(|entry| entry.value.as_deref()) {
-                return Ok(policy.contains("compact"));
-            }
-        }
-        Ok(false)
+        let settings = self.away(name, |cluster, name| cluster.admin.settings(name)).await?;
+        Ok(settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")))
     }
 }
 

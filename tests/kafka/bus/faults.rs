@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use annals::mirror::{KafkaConfig, SaslMechanism, SecurityProtocol};
 use annals::{Bus, BusSettings, Context, ErrorKind, Event, HandlerError, TopicDef};
 
-use super::{NUMBERS, OTHERS, soon};
+use super::{DLQ, NUMBERS, OTHERS, soon};
 use crate::support::{Broker, Options, PATIENCE, password, until};
 
 const ROUNDS: u32 = 3;
@@ -128,4 +128,17 @@ async fn who_may_not_is_told_so() {
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     let history = admin.history(NUMBERS, 10).await.unwrap();
     assert_eq!(history.len(), 1, "something was written that must not be");
+
+    // Where it would be forgotten which dead letters are closed none is closed.
+    let failing = |_: Event<u64>, _: Context| Err::<(), _>(HandlerError::permanent("no"));
+    let subscription = admin.on(NUMBERS, "failing", failing).dead_letter(DLQ).spawn().await.unwrap();
+    soon("it has failed", subscription.idle()).await.unwrap();
+    broker.create_topic("__dead_letters", 1).await;
+    let letters = admin.dead_letters("failing", DLQ).unwrap();
+    let error = letters.purge_all().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("`cleanup.policy`"), "{error}");
+    assert_eq!(letters.count().await.unwrap(), 1);
+    broker.set_topic_config("__dead_letters", "cleanup.policy", "compact").await;
+    assert_eq!(letters.purge_all().await.unwrap(), 1);
+    subscription.unsubscribe().await.unwrap();
 }

@@ -394,6 +394,32 @@ async fn who_may_not_is_told_so() {
     }
 }
 
+/// A mirror that stands still for longer than its checkpoints are kept would forward everything again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_would_let_go_of_checkpoints_is_refused() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("orders", 1).await;
+    world.publish("orders", 10).await;
+    let own = world.target("checkpoints");
+    broker.create_topic_with(&own, 1, 1, &[("cleanup.policy", "delete")]).await;
+    let spawn = || world.mirror().checkpoint_topic(&own).spawn().unwrap();
+    let error = failed(&spawn()).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains(&own) && error.to_string().contains("`cleanup.policy` is `delete`"), "{error}");
+    // Nothing was forwarded.
+    assert_eq!(broker.partitions(&world.target("orders")), None);
+    for (name, value) in [("cleanup.policy", "compact"), ("cleanup.policy", "delete")] {
+        broker.set_topic_config(&own, name, value).await;
+        broker.set_topic_config(&own, "retention.ms", "-1").await;
+        world.publish("orders", 10).await;
+        let mirror = spawn();
+        caught_up(&mirror).await;
+        stop(mirror).await;
+    }
+    world.assert_exactly_once("orders").await;
+}
+
 /// Where its own topic does not take it nothing can go on, neither then nor after another start, and nothing of what was begun counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_may_not_keep_its_place_ends() {
