@@ -54,7 +54,7 @@ impl Runner {
         let (topic, name) = (&self.settings.checkpoint_topic, &self.settings.name);
         let newest = cluster.newest_claim(topic, name, self.settings.log.id())?;
         if self.epoch > 0 && newest > self.epoch {
-            return Err(Trouble::Fatal(Error::new(
+            return Err(Trouble::Superseded(Error::new(
                 ErrorKind::Fenced,
                 format!("another instance of mirror {name} has begun since, and goes on in place of this one"),
             )));

@@ -14,7 +14,7 @@ use super::shared::lock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Class, KafkaConfig, KafkaContext, class, from_code, from_kafka};
 
-/// How long a transaction may be open before the cluster aborts it.
+/// How long a transaction may be open before the cluster aborts it, unless the settings say otherwise.
 const TRANSACTION_MAX: Duration = Duration::from_secs(60);
 /// How long the first question to the cluster may take: whoever connects tries again, and looks at its partitions in between.
 const BEGIN_MAX: Duration = Duration::from_secs(10);
@@ -81,8 +81,11 @@ pub(super) struct Producer {
 pub(super) enum Trouble {
     /// It passes.
     Passing(Error),
-    /// Nothing can go on.
+    /// Nothing can go on, unless the cluster has shut the mirror out: it does so for another instance, and for a transaction that was open
+    /// for too long.
     Fatal(Error),
+    /// Another instance goes on in place of this one.
+    Superseded(Error),
     /// Everything was seen to: begin again from where the target says it has come to.
     Again,
     /// Somebody wants it to stop.
@@ -126,9 +129,10 @@ impl Producer {
             .set("queue.buffering.max.messages", IN_FLIGHT_RECORDS_MAX.to_string())
             .set("message.max.bytes", settings.in_flight_bytes_max.min(1_000_000_000).to_string());
         if transactional {
-            config
-                .set("transactional.id", format!("annals.{}.{}", settings.log.id(), settings.name))
-                .set("transaction.timeout.ms", TRANSACTION_MAX.as_millis().to_string());
+            config.set("transactional.id", format!("annals.{}.{}", settings.log.id(), settings.name));
+            if config.get("transaction.timeout.ms").is_none() {
+                config.set("transaction.timeout.ms", TRANSACTION_MAX.as_millis().to_string());
+            }
         }
         let inner: BaseProducer<Told> = config
             .create_with_context(Told { kafka: KafkaContext::new(kafka), failed: Mutex::default() })

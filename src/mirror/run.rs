@@ -30,6 +30,8 @@ use crate::topic::Topic;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How long it leaves to another instance, which may have shut it out, for saying that it has begun.
+const SHUT_OUT_REST: Duration = Duration::from_secs(1);
 /// How often it looks for topics and partitions that were added, and whether paused ones are to be tried again.
 const REFRESH: Duration = Duration::from_secs(1);
 /// How often it looks whether what it holds has become durable.
@@ -135,31 +137,41 @@ impl Runner {
                 backoff = BACKOFF_MIN;
             }
             self.lanes.iter_mut().for_each(Lane::close_reader);
-            if matches!(ended, Err(Trouble::Passing(_))) {
-                self.look();
-            }
             match ended {
                 Ok(()) | Err(Trouble::Stopped) => return Ok(()),
                 Err(Trouble::Again) => {}
-                Err(Trouble::Passing(error)) => {
-                    self.shared.set_state(MirrorState::Connecting);
-                    self.shared.met(ErrorClass::Passing, None, error);
-                    self.shared.rest(backoff);
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                Err(Trouble::Passing(error)) => self.pass(error, &mut backoff),
+                // For what it was shut out it learns by beginning anew; another instance has said by then that it has begun.
+                Err(Trouble::Fatal(error)) if error.kind() == ErrorKind::Fenced => {
+                    backoff = backoff.max(SHUT_OUT_REST);
+                    self.pass(error, &mut backoff);
                 }
-                Err(Trouble::Fatal(error)) => {
-                    if error.kind() == ErrorKind::Fenced {
-                        self.shared.counters.fenced.store(true, Ordering::Relaxed);
-                    }
-                    self.shared.met(ErrorClass::Fatal, None, error.clone());
-                    self.look();
-                    return Err(error);
+                Err(Trouble::Superseded(error)) => {
+                    self.shared.counters.fenced.store(true, Ordering::Relaxed);
+                    return self.end(error);
                 }
+                Err(Trouble::Fatal(error)) => return self.end(error),
             }
             if self.shared.is_stopping() {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits after an error that passes, longer each time.
+    fn pass(&mut self, error: Error, backoff: &mut Duration) {
+        self.look();
+        self.shared.set_state(MirrorState::Connecting);
+        self.shared.met(ErrorClass::Passing, None, error);
+        self.shared.rest(*backoff);
+        *backoff = (*backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// Ends with an error.
+    fn end(&mut self, error: Error) -> Result<()> {
+        self.shared.met(ErrorClass::Fatal, None, error.clone());
+        self.look();
+        Err(error)
     }
 
     /// Connects, and forwards until it is told to stop.

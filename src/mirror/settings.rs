@@ -318,8 +318,9 @@ impl MirrorBuilder {
         self
     }
 
-    /// Sets how long a transaction stays open while records come: 1 ms to 30 s; 100 ms unless set. Consumers that read committed
-    /// records see them no sooner.
+    /// Sets how long a transaction stays open while records come: 1 ms to 30 s, and at most half of the cluster's
+    /// [`transaction_timeout`](KafkaConfig::transaction_timeout); 100 ms unless set. Consumers that read committed records see them no
+    /// sooner.
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.commit_interval = interval;
         self
@@ -353,9 +354,10 @@ impl MirrorBuilder {
 
     pub(super) fn validate(&self) -> Result<()> {
         check_name("mirror", &self.name)?;
-        if self.kafka.is_none() {
+        let Some(kafka) = &self.kafka else {
             return Err(Error::invalid("the mirror has no cluster to forward to; name one with `to`"));
-        }
+        };
+        kafka.validate()?;
         let read_only = self.log.is_read_only();
         if read_only && self.guarantee == Guarantee::AtLeastOnce {
             return Err(Error::invalid(
@@ -380,6 +382,14 @@ impl MirrorBuilder {
                 self.commit_interval
             )));
         }
+        let transactional = self.guarantee == Guarantee::ExactlyOnce;
+        if let Some(most) = kafka.transaction_max().filter(|most| transactional && self.commit_interval > *most / 2) {
+            return Err(Error::invalid(format!(
+                "`commit_interval` is {:?} and the cluster's `transaction_timeout` {most:?}; at most half of that is allowed, or the \
+                 brokers would abort what the mirror has not committed yet",
+                self.commit_interval
+            )));
+        }
         check_in_flight(self.in_flight_bytes_max)
     }
 
@@ -392,5 +402,32 @@ impl MirrorBuilder {
     /// [`Closed`](crate::ErrorKind::Closed), [`Io`](crate::ErrorKind::Io) if its thread cannot be started.
     pub fn spawn(self) -> Result<Mirror> {
         Mirror::spawn(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Guarantee, KafkaConfig, Mirror};
+    use crate::error::ErrorKind;
+    use crate::handle::Log;
+
+    #[test]
+    fn what_cannot_work_is_said_before_anything_is_tried() {
+        let log = Log::in_memory().unwrap();
+        let brief = KafkaConfig::new("host:1").transaction_timeout(Duration::from_secs(1));
+        let mirror =
+            |interval| Mirror::builder(&log).to(brief.clone()).commit_interval(Duration::from_millis(interval));
+        mirror(500).validate().unwrap();
+        mirror(501).guarantee(Guarantee::AtLeastOnce).validate().unwrap();
+        for (wrong, named) in [
+            (mirror(501), ["`commit_interval`", "`transaction_timeout`"]),
+            (mirror(1).to(KafkaConfig::new("host")), ["`bootstrap_servers`", "\"host\""]),
+        ] {
+            let error = wrong.validate().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(named.iter().all(|name| error.to_string().contains(name)), "{error}");
+        }
     }
 }

@@ -256,6 +256,11 @@ impl KafkaConfig {
         Duration::from_millis(millis.unwrap_or(30_000))
     }
 
+    /// How long a transaction may be open, if that was set.
+    pub(crate) fn transaction_max(&self) -> Option<Duration> {
+        self.kept(TRANSACTION_TIMEOUT).and_then(|text| text.parse().ok()).map(Duration::from_millis)
+    }
+
     /// Whether clients are let in by tokens, which those that change the cluster do not have.
     pub(crate) fn has_tokens(&self) -> bool {
         self.token.is_some()

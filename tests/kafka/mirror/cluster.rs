@@ -1,11 +1,12 @@
 //! Brokers that are down, silent, slow or too few, while publishing goes on.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals::ErrorKind;
 use annals::mirror::{
     ErrorClass, KafkaConfig, Mirror, MirrorState, OAuthToken, SaslMechanism, SecurityProtocol, TargetTopics,
 };
+use annals::{ErrorKind, Message};
 
 use super::world::{World, assert_whole, caught_up, met, stop};
 use crate::support::{Broker, Options, password, until};
@@ -108,6 +109,50 @@ async fn a_broker_that_says_nothing_is_waited_for() {
     };
     tokio::join!(publish_for(&world, "orders", Duration::from_secs(10)), silent);
     caught_up(&mirror).await;
+    assert_whole(&mirror);
+    stop(mirror).await;
+    world.assert_exactly_once("orders").await;
+}
+
+/// Brokers abort what is open for too long, and shut out whoever has begun it, as if another instance had taken over. There is none. And
+/// they forget whoever has nothing to write for a week.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_was_asleep_goes_on() {
+    let options = Options::new()
+        .property("transaction.abort.timed.out.transaction.cleanup.interval.ms", "50")
+        .property("transactional.id.expiration.ms", "8000")
+        .property("transaction.remove.expired.transaction.cleanup.interval.ms", "100")
+        .property("producer.id.expiration.ms", "8000")
+        .property("producer.id.expiration.check.interval.ms", "100");
+    let Some(broker) = Broker::start(options) else { return };
+    let world = World::new(&broker);
+    world.topic("orders", 3).await;
+    let kafka = KafkaConfig::new(broker.bootstrap()).transaction_timeout(Duration::from_secs(1));
+    // As a machine that was put to sleep, three times, with a transaction open.
+    let (count, sleeps) = (AtomicU64::new(0), [700, 1100, 1101]);
+    let keep = move |_: &Message| {
+        if sleeps.contains(&count.fetch_add(1, Ordering::Relaxed)) {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        true
+    };
+    world.publish("orders", 2000).await;
+    let mirror = world.mirror().to(kafka).commit_interval(Duration::from_millis(500)).filter(keep).spawn().unwrap();
+    let mut errors = mirror.errors();
+    caught_up(&mirror).await;
+    let mut passing = || {
+        let mut count = 0;
+        while let Ok(met) = errors.try_recv() {
+            assert_eq!(met.class, ErrorClass::Passing, "{met:?}");
+            count += 1;
+        }
+        count
+    };
+    assert!(passing() > 0, "no transaction was aborted");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    world.publish("orders", 100).await;
+    caught_up(&mirror).await;
+    assert!(passing() > 0, "the brokers have not forgotten it");
     assert_whole(&mirror);
     stop(mirror).await;
     world.assert_exactly_once("orders").await;
