@@ -18,6 +18,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Class, NewTopic, class, code as code_of, from_kafka};
 use crate::topic::TopicDescription;
 
+/// It is read as a whole at each beginning. Brokers compact all but the segment that is written to, which has 1 GiB unless they are told
+/// otherwise.
+const CHECKPOINT_TOPIC: [(&str, &str); 3] =
+    [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
+
 impl Runner {
     pub(super) fn connect(&mut self) -> Result<Session, Trouble> {
         self.shared.set_state(MirrorState::Connecting);
@@ -109,7 +114,7 @@ impl Runner {
             name: name.clone(),
             partitions: 1,
             replication: self.settings.create.as_ref().and_then(|create| create.replication),
-            config: [("cleanup.policy".to_owned(), "compact".to_owned())].into(),
+            config: CHECKPOINT_TOPIC.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         })?;
         Ok(())
     }

@@ -418,6 +418,17 @@ async fn a_topic_that_would_let_go_of_checkpoints_is_refused() {
         stop(mirror).await;
     }
     world.assert_exactly_once("orders").await;
+    // One that the mirror makes keeps them, and is compacted before it is long.
+    let made = format!("{own}-made");
+    let mirror = world.mirror().name(format!("{}-2", world.name)).prefix("x.").checkpoint_topic(&made).spawn().unwrap();
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    let about = ["--entity-type", "topics", "--entity-name", &*made, "--describe"];
+    let at = ["--bootstrap-server", broker.bootstrap()];
+    let said = tokio::task::block_in_place(|| broker.tool("configs", &[&at[..], &about].concat()));
+    for setting in ["cleanup.policy=compact", "segment.bytes=16777216", "min.cleanable.dirty.ratio=0.1"] {
+        assert!(said.contains(setting), "{said}");
+    }
 }
 
 /// Where its own topic does not take it nothing can go on, neither then nor after another start, and nothing of what was begun counts.
