@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use annals::{Log, Raw, TopicDef, TopicSettings};
@@ -493,7 +493,7 @@ fn a_closed_pipe_is_the_end_and_no_error() {
 }
 
 #[cfg(unix)]
-fn interrupt(child: &Child) {
+fn interrupt(child: &std::process::Child) {
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }

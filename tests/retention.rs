@@ -300,6 +300,7 @@ fn a_time_finds_no_record_that_was_deleted() {
     }
 }
 
+#[cfg(target_os = "linux")]
 const FEW_FILES_DIR: &str = "ANNALS_TEST_FEW_FILES_DIR";
 
 /// A log of years has more segments than a process may have files open: an opening after a crash must do with a few.
