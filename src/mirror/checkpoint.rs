@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
@@ -10,9 +11,12 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::codec::Raw;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Class, KafkaContext, class, code, from_kafka};
 use crate::record::Message;
+use crate::replay::Start;
+use crate::topic::Topic;
 
 /// A partition of the log, by the name of its topic.
 pub(super) type Place = (String, u32);
@@ -61,10 +65,6 @@ impl Print {
         }
         Self { offset: message.offset(), commit: message.commit(), check: hasher.finalize() }
     }
-
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
-    }
 }
 
 impl Checkpoint {
@@ -84,6 +84,48 @@ impl Checkpoint {
 
     fn read(key: &str, value: &[u8]) -> Result<Self> {
         read(key, value, |found: &Self| found.version)
+    }
+
+    /// Checks that it is a place in this partition, and that what was forwarded before it is what the partition has there.
+    pub(super) fn check(&self, of: &Topic<Bytes, Raw>, topic_id: Uuid, place: &Place, log: Uuid) -> Result<()> {
+        let (topic, partition) = place;
+        let refuse = |what: String| {
+            Err(Error::new(
+                ErrorKind::Mismatch,
+                format!(
+                    "the target has a checkpoint for topic {topic}, partition {partition} at offset {}, {what}. Forwarding from there \
+                     would lose or double records. Give the mirror another name and another target to begin anew, or remove its \
+                     checkpoint",
+                    self.next_offset
+                ),
+            ))
+        };
+        if self.log != log {
+            return refuse(format!("of log {}, and this is log {log}", self.log));
+        }
+        if self.topic_id != topic_id {
+            return refuse(format!(
+                "of an earlier topic of that name (its identity was {}, and is {topic_id} now: it was deleted and created again)",
+                self.topic_id
+            ));
+        }
+        let watermarks = of.watermarks(*partition)?;
+        if self.next_offset > watermarks.high_watermark {
+            return refuse(format!(
+                "and the partition ends at {}: the log was restored from an older copy",
+                watermarks.high_watermark
+            ));
+        }
+        let Some(last) = self.last.filter(|last| last.offset >= watermarks.log_start) else { return Ok(()) };
+        let found = of.replay_partition(*partition, Start::Offset(last.offset)).blocking()?.next_message()?;
+        // A compaction may have taken it away; what superseded it says nothing about it.
+        match found.filter(|found| found.offset() == last.offset) {
+            Some(found) if Print::of(&found) != last => refuse(format!(
+                "and the record at offset {} is another one now than the one that was forwarded: the log was restored from an older copy",
+                last.offset
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -147,36 +189,43 @@ pub(super) fn read_all(
         wait(pause)?;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
-    let prefix = format!("{mirror}/");
     let mut found = BTreeMap::new();
-    each(consumer, topic, mirror, end, |key, value| {
-        let place = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
-        let Some((name, Ok(number))) = place.map(|(name, number)| (name, number.parse())) else { return Ok(()) };
-        let place = (name.to_owned(), number);
-        match value {
-            Some(value) => found.insert(place, Checkpoint::read(key, value)?),
-            None => found.remove(&place),
-        };
-        Ok(())
-    })?;
+    each(consumer, topic, mirror, end, |key, value| take(&mut found, mirror, key, value))?;
     Ok(found)
 }
 
-/// The newest claim to a mirror of a log. `now` reads what is not committed, too: it is not waited for transactions, which may be those
-/// of an instance that was killed, and a claim that is aborted only leaves a number out.
-pub(super) fn newest_claim(now: &BaseConsumer<KafkaContext>, topic: &str, mirror: &str, log: Uuid) -> Result<u64> {
+/// What was written about a mirror of a log, whether it is committed or not.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The number of the newest beginning; 0 if it has never begun. One that is aborted only leaves a number out.
+    pub(super) epoch: u64,
+    pub(super) checkpoints: BTreeMap<Place, Checkpoint>,
+}
+
+/// Reads what is written about a mirror now. It is not waited for transactions, which may be those of an instance that was killed.
+pub(super) fn look(now: &BaseConsumer<KafkaContext>, topic: &str, mirror: &str, log: Uuid) -> Result<Seen> {
     let end = end_of(now, topic).map_err(|error| cannot_read(mirror, topic, error))?;
-    let wanted = Claim::key(mirror, log);
-    let mut newest = 0;
+    let (claim, mut seen) = (Claim::key(mirror, log), Seen::default());
     each(now, topic, mirror, end, |key, value| {
-        if key == wanted
-            && let Some(value) = value
-        {
-            newest = newest.max(Claim::read(key, value)?.epoch);
+        match value.filter(|_| key == claim) {
+            Some(value) => seen.epoch = seen.epoch.max(Claim::read(key, value)?.epoch),
+            None => take(&mut seen.checkpoints, mirror, key, value)?,
         }
         Ok(())
     })?;
-    Ok(newest)
+    Ok(seen)
+}
+
+/// Takes a record of the topic, if it is a checkpoint of this mirror.
+fn take(found: &mut BTreeMap<Place, Checkpoint>, mirror: &str, key: &str, value: Option<&[u8]>) -> Result<()> {
+    let place = key.strip_prefix(mirror).and_then(|rest| rest.strip_prefix('/')?.rsplit_once('/'));
+    let Some((name, Ok(number))) = place.map(|(name, number)| (name, number.parse())) else { return Ok(()) };
+    let place = (name.to_owned(), number);
+    match value {
+        Some(value) => found.insert(place, Checkpoint::read(key, value)?),
+        None => found.remove(&place),
+    };
+    Ok(())
 }
 
 /// Goes through all that the topic has for this client up to an offset, where it ended: where other mirrors are at work there is always
@@ -186,7 +235,7 @@ fn each(
     topic: &str,
     mirror: &str,
     end: i64,
-    mut take: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
+    mut read: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
 ) -> Result<()> {
     let failed = |error| cannot_read(mirror, topic, error);
     let mut from = TopicPartitionList::new();
@@ -204,7 +253,7 @@ fn each(
             Some(message) => message.map_err(failed)?,
         };
         if let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) {
-            take(key, message.payload())?;
+            read(key, message.payload())?;
         }
         if message.offset() >= end - 1 {
             break;

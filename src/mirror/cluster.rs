@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::consumer::BaseConsumer;
 use uuid::Uuid;
 
-use super::checkpoint::{self, Checkpoint, Place};
+use super::checkpoint::{self, Checkpoint, Place, Seen};
 use crate::error::Result;
 use crate::kafka::{Admin, KafkaConfig, KafkaContext, from_kafka};
 
@@ -34,9 +34,9 @@ impl Cluster {
         checkpoint::read_all(&committed, &now, topic, mirror, wait)
     }
 
-    /// The number of the newest beginning of a mirror of a log; 0 if it has never begun.
-    pub(super) fn newest_claim(&self, topic: &str, mirror: &str, log: Uuid) -> Result<u64> {
-        checkpoint::newest_claim(&self.consumer("read_uncommitted")?, topic, mirror, log)
+    /// What is written about a mirror of a log now.
+    pub(super) fn look(&self, topic: &str, mirror: &str, log: Uuid) -> Result<Seen> {
+        checkpoint::look(&self.consumer("read_uncommitted")?, topic, mirror, log)
     }
 
     fn consumer(&self, isolation: &str) -> Result<BaseConsumer<KafkaContext>> {

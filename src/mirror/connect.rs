@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rdkafka::error::KafkaError;
 use rdkafka::message::OwnedHeaders;
 
-use super::checkpoint::Claim;
+use super::checkpoint::{Checkpoint, Claim, Place};
 use super::cluster::Cluster;
 use super::forward::cannot_mark;
 use super::lane::Lane;
@@ -54,17 +54,38 @@ impl Runner {
         Ok(session)
     }
 
-    /// Whether another instance has begun since this one did. To begin anew would fence that one off, and the two would take turns.
+    /// Whether another instance has begun since this one did, to begin anew would fence that one off, and the two would take turns; and
+    /// whether this one may begin at all.
     fn look_for_another(&mut self, cluster: &Cluster) -> Result<(), Trouble> {
         let (topic, name) = (&self.settings.checkpoint_topic, &self.settings.name);
-        let newest = cluster.newest_claim(topic, name, self.settings.log.id())?;
-        if self.epoch > 0 && newest > self.epoch {
+        let seen = cluster.look(topic, name, self.settings.log.id())?;
+        if self.epoch > 0 && seen.epoch > self.epoch {
             return Err(Trouble::Superseded(Error::new(
                 ErrorKind::Fenced,
                 format!("another instance of mirror {name} has begun since, and goes on in place of this one"),
             )));
         }
-        self.epoch = newest + 1;
+        self.check_places(&seen.checkpoints).map_err(Trouble::Fatal)?;
+        self.epoch = seen.epoch + 1;
+        Ok(())
+    }
+
+    /// Whether this log goes with what is in the target. A mirror of another one, such as a copy of a backup, has no business there, and must
+    /// not shut out one that has: so it is looked before it begins, and again once nobody else goes on.
+    fn check_places(&self, checkpoints: &BTreeMap<Place, Checkpoint>) -> Result<()> {
+        let log = &self.settings.log;
+        // What another process writes is seen a little later, and may be in the target by then.
+        if log.is_read_only() {
+            return Ok(());
+        }
+        for topic in log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)) {
+            for there in &topic.partitions {
+                let place = (topic.name.clone(), there.partition);
+                if let Some(checkpoint) = checkpoints.get(&place) {
+                    checkpoint.check(&log.raw_topic(&topic.name)?, topic.id, &place, log.id())?;
+                }
+            }
+        }
         Ok(())
     }
 

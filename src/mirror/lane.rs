@@ -15,7 +15,7 @@ use super::outgoing::OriginTexts;
 use super::shared::Shared;
 use super::status::ErrorClass;
 use crate::codec::Raw;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::record::Message;
 use crate::replay::{Replay, Start};
 use crate::topic::Topic;
@@ -115,48 +115,8 @@ impl Lane {
             (self.committed, self.next) = (watermarks.log_start, watermarks.log_start);
             return Ok(());
         };
-        let (topic, partition) = (&self.place.0, self.place.1);
-        let refuse = |what: String| {
-            Err(Error::new(
-                ErrorKind::Mismatch,
-                format!(
-                    "the target has a checkpoint for topic {topic}, partition {partition} at offset {}, {what}. Forwarding from there \
-                     would lose or double records. Give the mirror another name and another target to begin anew, or remove its \
-                     checkpoint",
-                    checkpoint.next_offset
-                ),
-            ))
-        };
-        if checkpoint.log != log {
-            return refuse(format!("of log {}, and this is log {log}", checkpoint.log));
-        }
-        if checkpoint.topic_id != self.topic_id {
-            return refuse(format!(
-                "of an earlier topic of that name (its identity was {}, and is {} now: it was deleted and created again)",
-                checkpoint.topic_id, self.topic_id
-            ));
-        }
+        checkpoint.check(&self.topic, self.topic_id, &self.place, log)?;
         let at = checkpoint.next_offset;
-        if at > watermarks.high_watermark {
-            return refuse(format!(
-                "and the partition ends at {}: the log was restored from an older copy",
-                watermarks.high_watermark
-            ));
-        }
-        if let Some(last) = checkpoint.last.filter(|last| last.offset() >= watermarks.log_start) {
-            let found =
-                self.topic.replay_partition(partition, Start::Offset(last.offset())).blocking()?.next_message()?;
-            // A compaction may have taken it away; what superseded it says nothing about it.
-            if let Some(found) = found.filter(|found| found.offset() == last.offset())
-                && Print::of(&found) != last
-            {
-                return refuse(format!(
-                    "and the record at offset {} is another one now than the one that was forwarded: the log was restored from an \
-                     older copy",
-                    last.offset()
-                ));
-            }
-        }
         (self.committed, self.next, self.last_print) = (at, at, checkpoint.last);
         Ok(())
     }
