@@ -117,7 +117,11 @@ impl Checkpoint {
             ));
         }
         let Some(last) = self.last.filter(|last| last.offset >= watermarks.log_start) else { return Ok(()) };
-        let found = of.replay_partition(*partition, Start::Offset(last.offset)).blocking()?.next_message()?;
+        let found = match of.replay_partition(*partition, Start::Offset(last.offset)).blocking()?.next_message() {
+            // Retention has let it go a moment ago.
+            Err(error) if error.kind() == ErrorKind::OffsetOutOfRange => return Ok(()),
+            found => found?,
+        };
         // A compaction may have taken it away; what superseded it says nothing about it.
         match found.filter(|found| found.offset() == last.offset) {
             Some(found) if Print::of(&found) != last => refuse(format!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::message::OwnedHeaders;
@@ -16,7 +17,7 @@ use super::settings::{Guarantee, OnBreach};
 use super::status::MirrorState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Class, NewTopic, class, code as code_of, from_kafka};
-use crate::topic::TopicDescription;
+use crate::topic::{PartitionDescription, TopicDescription};
 
 /// It is read as a whole at each beginning. Brokers compact all but the segment that is written to, which has 1 GiB unless they are told
 /// otherwise.
@@ -65,7 +66,7 @@ impl Runner {
                 format!("another instance of mirror {name} has begun since, and goes on in place of this one"),
             )));
         }
-        self.check_places(&seen.checkpoints).map_err(Trouble::Fatal)?;
+        self.check_places(&seen.checkpoints)?;
         self.epoch = seen.epoch + 1;
         Ok(())
     }
@@ -226,19 +227,31 @@ impl Runner {
         let mut holds = std::mem::take(&mut self.holds);
         for topic in &topics {
             for there in &topic.partitions {
-                let place = (topic.name.clone(), there.partition);
                 let held = match holds.remove(&(topic.id, there.partition)) {
                     Some(held) => held,
-                    None => {
-                        let from = places.get(&place).copied().unwrap_or(there.log_start);
-                        let hold = self.settings.log.hold_retention(&topic.name, there.partition, from, bytes, age)?;
-                        Held { hold: Arc::new(hold), topic: self.settings.log.raw_topic(&topic.name)?, place, from }
-                    }
+                    None => match self.hold(&topic.name, there, &places, (bytes, age)) {
+                        // It was deleted a moment ago.
+                        Err(error) if error.kind() == ErrorKind::NotFound => break,
+                        held => held?,
+                    },
                 };
                 self.holds.insert((topic.id, there.partition), held);
             }
         }
         Ok(())
+    }
+
+    fn hold(
+        &self,
+        topic: &str,
+        there: &PartitionDescription,
+        places: &BTreeMap<Place, u64>,
+        (bytes, age): (Option<u64>, Option<Duration>),
+    ) -> Result<Held> {
+        let (log, place) = (&self.settings.log, (topic.to_owned(), there.partition));
+        let from = places.get(&place).copied().unwrap_or(there.log_start);
+        let hold = log.hold_retention(topic, there.partition, from, bytes, age)?;
+        Ok(Held { hold: Arc::new(hold), topic: log.raw_topic(topic)?, place, from })
     }
 
     fn begin_lane(&self, session: &Session, lane: &mut Lane) -> Result<(), Trouble> {
@@ -261,7 +274,7 @@ impl Runner {
                 ),
             )));
         }
-        lane.begin_at(checkpoint, self.settings.log.id()).map_err(Trouble::Fatal)
+        Ok(lane.begin_at(checkpoint, self.settings.log.id())?)
     }
 
     /// How many partitions the topic has in the target, where it is made, or given more of them, if that is wanted.

@@ -108,7 +108,10 @@ impl From<Error> for Trouble {
     /// What an error of the log, or one that was understood already, means.
     fn from(error: Error) -> Self {
         match error.kind() {
-            ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::StorageFull => Self::Passing(error),
+            // A topic of the log that was deleted is found out about when it begins again.
+            ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::StorageFull | ErrorKind::NotFound => {
+                Self::Passing(error)
+            }
             _ => Self::Fatal(error),
         }
     }

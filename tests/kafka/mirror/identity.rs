@@ -96,6 +96,28 @@ async fn a_read_only_opening_takes_over_and_goes_on_where_the_target_says() {
     world.assert_exactly_once("orders").await;
 }
 
+/// Topics that are gone before the mirror has made theirs in the target.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_come_and_go_stop_nothing() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    world.topic("orders", 1).await;
+    let mirror = world.mirror().spawn().unwrap();
+    caught_up(&mirror).await;
+    // It looks for topics once a second, and takes some time to make one in the target.
+    for round in 0..25 {
+        let name = format!("brief-{round}");
+        world.topic(&name, 1).await;
+        world.publish(&name, 10).await;
+        world.publish("orders", 10).await;
+        tokio::time::sleep(Duration::from_millis(47 * round)).await;
+        world.log.delete_topic(&name).await.unwrap();
+    }
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    world.assert_exactly_once("orders").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_at_least_once_mirrors_of_one_name_are_refused() {
     let Some(broker) = Broker::shared() else { return };
