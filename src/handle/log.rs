@@ -352,6 +352,12 @@ impl Log {
         self.inner.engine.env.clock.monotonic()
     }
 
+    /// A number that nobody else has.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn random(&self) -> u64 {
+        self.inner.engine.env.random.next_u64()
+    }
+
     /// The time of day, in microseconds since 1970, by the clock that records get theirs from.
     #[cfg(feature = "kafka")]
     pub(crate) fn now_micros(&self) -> i64 {

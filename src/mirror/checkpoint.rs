@@ -141,11 +141,13 @@ pub(super) struct Claim {
     log: Uuid,
     /// The number of the beginning.
     pub(super) epoch: u64,
+    /// Which instance has begun.
+    instance: u64,
 }
 
 impl Claim {
-    pub(super) fn new(log: Uuid, epoch: u64) -> Self {
-        Self { version: VERSION, log, epoch }
+    pub(super) fn new(log: Uuid, epoch: u64, instance: u64) -> Self {
+        Self { version: VERSION, log, epoch, instance }
     }
 
     /// The key of the record. No mirror's name has an `@`, and mirrors of other logs are no concern of this one.
@@ -203,6 +205,8 @@ pub(super) fn read_all(
 pub(super) struct Seen {
     /// The number of the newest beginning; 0 if it has never begun. One that is aborted only leaves a number out.
     pub(super) epoch: u64,
+    /// Whose it is.
+    pub(super) instance: u64,
     pub(super) checkpoints: BTreeMap<Place, Checkpoint>,
 }
 
@@ -212,7 +216,12 @@ pub(super) fn look(now: &BaseConsumer<KafkaContext>, topic: &str, mirror: &str, 
     let (claim, mut seen) = (Claim::key(mirror, log), Seen::default());
     each(now, topic, mirror, end, |key, value| {
         match value.filter(|_| key == claim) {
-            Some(value) => seen.epoch = seen.epoch.max(Claim::read(key, value)?.epoch),
+            Some(value) => {
+                let claim = Claim::read(key, value)?;
+                if claim.epoch >= seen.epoch {
+                    (seen.epoch, seen.instance) = (claim.epoch, claim.instance);
+                }
+            }
             None => take(&mut seen.checkpoints, mirror, key, value)?,
         }
         Ok(())

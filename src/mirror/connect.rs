@@ -38,7 +38,9 @@ impl Runner {
                 self.ensure_checkpoint_topic(&cluster)?;
                 self.look_for_another(&cluster)?;
                 let producer = Producer::begin(&self.settings, &self.kafka, || shared.is_stopping())?;
-                self.claim(&producer)?;
+                // Whoever has begun in between is shut out now; it goes on by itself once this one has ended.
+                let newest = self.look_for_another(&cluster)?;
+                self.claim(&producer, newest + 1)?;
                 let wait = |time| {
                     shared.rest(time);
                     if shared.is_stopping() { Err(Error::closed()) } else { Ok(()) }
@@ -55,20 +57,20 @@ impl Runner {
         Ok(session)
     }
 
-    /// Whether another instance has begun since this one did, to begin anew would fence that one off, and the two would take turns; and
-    /// whether this one may begin at all.
-    fn look_for_another(&mut self, cluster: &Cluster) -> Result<(), Trouble> {
+    /// The number of the newest beginning, if this instance may begin: no other one has begun since it did, and the log is the right one.
+    /// To begin anew would shut the other one out, and the two would take turns.
+    fn look_for_another(&self, cluster: &Cluster) -> Result<u64, Trouble> {
         let (topic, name) = (&self.settings.checkpoint_topic, &self.settings.name);
         let seen = cluster.look(topic, name, self.settings.log.id())?;
-        if self.epoch > 0 && seen.epoch > self.epoch {
+        // Of its own claim it may not know whether it was committed.
+        if self.epoch > 0 && seen.epoch > self.epoch && seen.instance != self.instance {
             return Err(Trouble::Superseded(Error::new(
                 ErrorKind::Fenced,
                 format!("another instance of mirror {name} has begun since, and goes on in place of this one"),
             )));
         }
         self.check_places(&seen.checkpoints)?;
-        self.epoch = seen.epoch + 1;
-        Ok(())
+        Ok(seen.epoch)
     }
 
     /// Whether this log goes with what is in the target. A mirror of another one, such as a copy of a backup, has no business there, and must
@@ -90,10 +92,10 @@ impl Runner {
         Ok(())
     }
 
-    /// Says that this instance has begun, at once: until then an earlier one does not know.
-    fn claim(&self, producer: &Producer) -> Result<(), Trouble> {
+    /// Says that this instance has begun, at once: until then an earlier one does not know. Who could not say so has not begun.
+    fn claim(&mut self, producer: &Producer, epoch: u64) -> Result<(), Trouble> {
         let (topic, log) = (&self.settings.checkpoint_topic, self.settings.log.id());
-        let (key, value) = (Claim::key(&self.settings.name, log), Claim::new(log, self.epoch).value());
+        let (key, value) = (Claim::key(&self.settings.name, log), Claim::new(log, epoch, self.instance).value());
         let outgoing = Outgoing {
             topic,
             partition: 0,
@@ -118,7 +120,9 @@ impl Runner {
                 Some(Class::Passing) | None => Trouble::Passing(from_kafka(sentence, error)),
             }));
         }
-        producer.commit(is_stopping)
+        producer.commit(is_stopping)?;
+        self.epoch = epoch;
+        Ok(())
     }
 
     /// Sees to it that there is a topic for checkpoints, and that it keeps them: one that lets them go after a time would have a mirror that

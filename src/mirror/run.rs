@@ -58,7 +58,9 @@ pub(super) struct Runner {
     pub(super) memories: BTreeMap<Place, Memory>,
     /// Where the turns begin.
     first: usize,
+    /// The number of its newest beginning, and what tells it from other instances.
     pub(super) epoch: u64,
+    pub(super) instance: u64,
     /// The topic of the checkpoints was looked at: it keeps them.
     pub(super) is_kept: bool,
     pub(super) unit: Unit,
@@ -101,6 +103,7 @@ impl Runner {
         let blocks = settings.on_breach == OnBreach::Block;
         let watch = Watch::new(settings.log.clone(), Arc::clone(&shared), cap, blocks);
         Ok(Self {
+            instance: settings.log.random(),
             settings,
             kafka,
             shared,
