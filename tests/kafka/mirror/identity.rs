@@ -14,17 +14,13 @@ mod copy;
 /// Begins a second instance while publishing goes on, and waits until the first has ended as one that was superseded: it notices when it
 /// has something to write. The second may be shut out, too, by a first that begins anew at that moment, and goes on all the same.
 async fn take_over(world: &World<'_>, first: &Mirror, second: Mirror) -> Mirror {
-    let publish = async {
-        loop {
-            world.publish("orders", 20).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let superseded = async {
+        tokio::select! {
+            error = failed(first) => assert_eq!(error.kind(), ErrorKind::Fenced, "{error}"),
+            error = failed(&second) => panic!("the second has made way for the first: {error}"),
         }
     };
-    tokio::select! {
-        error = failed(first) => assert_eq!(error.kind(), ErrorKind::Fenced, "{error}"),
-        error = failed(&second) => panic!("the second has made way for the first: {error}"),
-        () = publish => unreachable!(),
-    }
+    world.publish_until("orders", 20, Duration::from_millis(20), superseded).await;
     second
 }
 

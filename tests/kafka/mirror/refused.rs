@@ -450,16 +450,7 @@ async fn a_mirror_that_may_not_keep_its_place_ends() {
     caught_up(&mirror).await;
     deny(&broker, "--add", &own);
     // It is denied some time later.
-    let publish = async {
-        loop {
-            world.publish("orders", 20).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let at_work = tokio::select! {
-        error = failed(&mirror) => error,
-        () = publish => unreachable!(),
-    };
+    let at_work = world.publish_until("orders", 20, Duration::from_millis(50), failed(&mirror)).await;
     for error in [at_work, failed(&spawn()).await] {
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
         assert!(error.to_string().contains(&own), "{error}");

@@ -1,7 +1,7 @@
 //! A log, its mirror and the target: what the tests of single faults have in common.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use annals::mirror::{ErrorClass, KafkaConfig, Mirror, MirrorBuilder, MirrorError, MirrorState, TargetTopics};
@@ -72,6 +72,30 @@ impl<'b> World<'b> {
             let end = (begin + BATCH).min(first + count);
             topic.produce_batch((begin..end).map(|number| Events::get().record(0, number))).await.unwrap();
         }
+    }
+
+    /// Writes so many records every so often until the answer is there. The write under way then is waited for: given up, it may still be
+    /// made, after whatever looks at what there is.
+    pub(crate) async fn publish_until<T>(
+        &self,
+        topic: &str,
+        count: u64,
+        every: Duration,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        let answered = AtomicBool::new(false);
+        let answer = async {
+            let answer = answer.await;
+            answered.store(true, Ordering::Relaxed);
+            answer
+        };
+        let publish = async {
+            while !answered.load(Ordering::Relaxed) {
+                self.publish(topic, count).await;
+                tokio::time::sleep(every).await;
+            }
+        };
+        tokio::join!(answer, publish).0
     }
 
     pub(crate) async fn publish_one(&self, topic: &str, record: Record<Bytes>) {
