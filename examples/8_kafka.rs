@@ -18,16 +18,17 @@ mod ndjson;
 mod story;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals::mirror::{Mirror, MirrorState, ORIGIN_LOG, ORIGIN_OFFSET, TargetTopics};
+use annals::mirror::{Mirror, ORIGIN_LOG, ORIGIN_OFFSET, TargetTopics};
 use annals::{Header, Log, Message, Raw, Start, TopicDef, TopicSettings};
 use args::Args;
 use broker::Broker;
 use bytes::Bytes;
 use console::{Progress, grouped, rate};
 use futures_util::StreamExt;
-use ndjson::{Input, LINE_BYTES_MAX};
+use ndjson::{Event, Input, LINE_BYTES_MAX};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -42,9 +43,11 @@ usage: cargo run --release --features kafka --example 8_kafka -- [PATH] [--dir D
                    Each has \"type\" and \"key\" (text) and \"time\" (RFC 3339 with an offset, be it long before 1970),
                    and any other fields
   --dir DIR        the log's directory; made if it is not there. A run imports what DIR lacks and goes on forwarding.
-                   Without it: a temporary directory, and the whole story: a child process forwards, and is killed in
-                   the middle of a transaction; this process then goes on, compares and prints the table.
-  --crash-after N  kill the process (abort: nothing is closed or flushed) once N events are forwarded
+                   Without it: a temporary directory, and the whole story: half of the events are there, a child process
+                   forwards them, imports the rest beside that, and is killed in the middle of a transaction; this
+                   process then goes on, compares and prints the table.
+  --crash-after N  kill the process (abort: nothing is closed or flushed) when it is about to forward one more than N
+                   events
   --help           print this
 
 Kafka is the cluster that KAFKA_BOOTSTRAP_SERVERS names (with the other KAFKA_* variables), or else one that the script
@@ -71,24 +74,35 @@ async fn run(args: Args) -> Result<String, Failure> {
     let broker = Broker::find()?;
     if let Some(dir) = &args.dir {
         let log = Log::open(dir).await?;
-        let imported = import(&log, &input).await?;
-        let forwarded = forward(&log, &broker, args.crash_after).await?;
-        return compare(&log, &broker, &input, imported, None, &forwarded).await;
+        let began = Instant::now();
+        let mirror = forward(&log, &broker, args.crash_after)?;
+        // What was there before is forwarded; the rest is as it comes.
+        mirror.caught_up().await?;
+        let imported = import(&log, &input.events).await?;
+        return compare(&log, &broker, &input, imported, None, &finish(mirror, began).await?).await;
     }
     let dir = tempfile::tempdir().map_err(|error| Failure::Unusable(format!("no temporary directory: {error}")))?;
     let log = Log::open(dir.path()).await?;
-    let imported = import(&log, &input).await?;
+    let half = input.events.len() / 2;
+    let mut imported = import(&log, &input.events[..half]).await?;
     log.close().await?;
     drop(log);
-    let killed_at = args.crash_after.unwrap_or(input.events.len() as u64 / 2).max(1);
+    let killed_at = args.crash_after.unwrap_or((half + half / 2) as u64);
     let killed = story::crash_with(&args, dir.path(), killed_at, &broker.variables())?;
     let log = Log::open(dir.path()).await?;
-    let forwarded = forward(&log, &broker, None).await?;
+    let began = Instant::now();
+    let mirror = forward(&log, &broker, None)?;
+    let rest = import(&log, &input.events).await?;
+    imported = Imported { count: imported.count + rest.count, took: imported.took + rest.took };
+    let forwarded = finish(mirror, began).await?;
+    if killed && forwarded.count == 0 {
+        return broken("the child was killed in the middle of a transaction, but all of it is in Kafka");
+    }
     compare(&log, &broker, &input, imported, killed.then_some(killed_at), &forwarded).await
 }
 
 /// Appends the events that are not there yet: those of each partition go in in their order, so what is there is a beginning of each.
-async fn import(log: &Log, input: &Input) -> Result<Imported, Failure> {
+async fn import(log: &Log, events: &[Event]) -> Result<Imported, Failure> {
     let settings = TopicSettings::default().partitions(PARTITIONS).record_bytes_max(3 * LINE_BYTES_MAX as u32 + 1024);
     let topic = log.create_topic(HISTORY, settings).await?;
     let mut there = vec![0; PARTITIONS as usize];
@@ -96,9 +110,9 @@ async fn import(log: &Log, input: &Input) -> Result<Imported, Failure> {
         *count = topic.watermarks(partition as u32)?.high_watermark;
     }
     let began = Instant::now();
-    let mut progress = Progress::new("imported", input.events.len() as u64);
+    let mut progress = Progress::new("imported", events.len() as u64);
     let (mut records, mut count) = (Vec::new(), 0);
-    for event in &input.events {
+    for event in events {
         let left = &mut there[topic.partition_for(event.key.as_bytes()) as usize];
         if *left > 0 {
             *left -= 1;
@@ -120,30 +134,31 @@ struct Imported {
     took: Duration,
 }
 
-/// Forwards what Kafka does not have yet, and waits for the end of it. If the process is killed meanwhile nothing has to be cleaned up:
+/// Begins to forward what Kafka does not have yet, and what comes. If the process is killed meanwhile nothing has to be cleaned up:
 /// whoever calls this the next time goes on where Kafka says that it had come to.
-async fn forward(log: &Log, broker: &Broker, crash_after: Option<u64>) -> Result<Forwarded, Failure> {
-    let began = Instant::now();
+fn forward(log: &Log, broker: &Broker, crash_after: Option<u64>) -> Result<Mirror, Failure> {
     let mirror = Mirror::builder(log)
         .topics([HISTORY.name()])
         .to(broker.config.clone())
         .prefix(prefix(log))
         // A cluster deletes what is a week old, and history is older than that.
         .create_topics(TargetTopics::default().config("retention.ms", "-1"))
-        .commit_interval(Duration::from_millis(5))
-        // Small transactions, if it is to be killed between the first and the last of them.
-        .in_flight_bytes_max(if crash_after.is_some() { 64 << 10 } else { 32 << 20 })
-        .spawn()?;
-    if let Some(count) = crash_after {
-        // The next transaction is under way by then.
-        while mirror.status().forwarded < count {
-            if mirror.status().state == MirrorState::Failed {
-                mirror.ended().await?;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        .commit_interval(Duration::from_millis(5));
+    let Some(crash_after) = crash_after else { return Ok(mirror.spawn()?) };
+    let seen = AtomicU64::new(0);
+    // It is asked about each record that a transaction is to have next.
+    let crash = move |_: &Message| {
+        if seen.fetch_add(1, Ordering::Relaxed) == crash_after {
+            std::process::abort();
         }
-        std::process::abort();
-    }
+        true
+    };
+    // Small transactions: many are committed before.
+    Ok(mirror.filter(crash).in_flight_bytes_max(64 << 10).spawn()?)
+}
+
+/// Waits until all is forwarded.
+async fn finish(mirror: Mirror, began: Instant) -> Result<Forwarded, Failure> {
     mirror.caught_up().await?;
     let status = mirror.status();
     mirror.stop().await?;
@@ -221,7 +236,7 @@ async fn compare(
     let took = began.elapsed();
     let counts: Vec<String> = counts.into_iter().map(grouped).collect();
     let killed = match killed_at {
-        Some(at) => format!("the forwarding process, once {} events were forwarded", grouped(at)),
+        Some(at) => format!("the forwarding process, in a transaction, {} events on its way", grouped(at)),
         None => "nobody".to_owned(),
     };
     let rows = [
