@@ -24,6 +24,11 @@ use crate::topic::{PartitionDescription, TopicDescription};
 const CHECKPOINT_TOPIC: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
 
+/// How often a log that another process writes is looked at before what the target has is found not to be in it, and how long it is waited
+/// in between.
+const READ_ONLY_LOOKS: u32 = 10;
+const READ_ONLY_PAUSE: Duration = Duration::from_millis(50);
+
 impl Runner {
     pub(super) fn connect(&mut self) -> Result<Session, Trouble> {
         self.shared.set_state(MirrorState::Connecting);
@@ -75,12 +80,27 @@ impl Runner {
 
     /// Whether this log goes with what is in the target. A mirror of another one, such as a copy of a backup, has no business there, and must
     /// not shut out one that has: so it is looked before it begins, and again once nobody else goes on.
-    fn check_places(&self, checkpoints: &BTreeMap<Place, Checkpoint>) -> Result<()> {
-        let log = &self.settings.log;
-        // What another process writes is seen a little later, and may be in the target by then.
-        if log.is_read_only() {
-            return Ok(());
+    fn check_places(&self, checkpoints: &BTreeMap<Place, Checkpoint>) -> Result<(), Trouble> {
+        // What another process writes may be in the target before it is seen here.
+        let mut looks = if self.settings.log.is_read_only() { READ_ONLY_LOOKS } else { 1 };
+        loop {
+            match self.settings.log.blocking_refresh() {
+                // Not all could be read: nothing can be said of what is not there.
+                Err(error) if error.kind() == ErrorKind::Io => return Err(Trouble::Passing(error)),
+                refreshed => refreshed?,
+            }
+            looks -= 1;
+            match self.check_places_now(checkpoints) {
+                Err(error) if error.kind() == ErrorKind::Mismatch && looks > 0 && !self.shared.is_stopping() => {
+                    self.shared.rest(READ_ONLY_PAUSE);
+                }
+                checked => return Ok(checked?),
+            }
         }
+    }
+
+    fn check_places_now(&self, checkpoints: &BTreeMap<Place, Checkpoint>) -> Result<()> {
+        let log = &self.settings.log;
         for topic in log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)) {
             for there in &topic.partitions {
                 let place = (topic.name.clone(), there.partition);
