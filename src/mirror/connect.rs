@@ -59,6 +59,7 @@ impl Runner {
         let places = self.places_here()?;
         let mut session = Session { producer, cluster, checkpoints, places, refreshed_at: self.now() };
         self.find_lanes(&mut session, true)?;
+        self.has_begun = true;
         Ok(session)
     }
 
@@ -203,7 +204,9 @@ impl Runner {
                 Ok(partitions) => (partitions, None),
                 // The others can go on; there is nobody yet who relies on it if it has never begun.
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error.into()),
-                Err(error) if error.kind() == ErrorKind::Invalid && beginning => return Err(Trouble::Fatal(error)),
+                Err(error) if error.kind() == ErrorKind::Invalid && !self.has_begun => {
+                    return Err(Trouble::Fatal(error));
+                }
                 Err(error) => (0, Some(error)),
             };
             let topic = log.raw_topic(&description.name)?;
@@ -332,9 +335,8 @@ impl Runner {
                 ));
             }
         };
-        // With partitions that were added on the way there is no need to stop the others.
-        let begun = self.lanes.iter().any(|lane| lane.topic_id == description.id);
-        if self.preserves() && there < own && !begun {
+        // With topics and partitions that were added on the way there is no need to stop the others.
+        if self.preserves() && there < own && !self.has_begun {
             return Err(too_few(&description.name, target, own, there));
         }
         Ok(there)

@@ -61,6 +61,8 @@ pub(super) struct Runner {
     /// The number of its newest beginning, and what tells it from other instances.
     pub(super) epoch: u64,
     pub(super) instance: u64,
+    /// It has found its partitions once. What the target lacks from then on stops only the partitions that need it.
+    pub(super) has_begun: bool,
     /// The topic of the checkpoints was looked at: it keeps them.
     pub(super) is_kept: bool,
     pub(super) unit: Unit,
@@ -114,6 +116,7 @@ impl Runner {
             memories: BTreeMap::new(),
             first: 0,
             epoch: 0,
+            has_begun: false,
             is_kept: false,
             unit: Unit::default(),
             waker,
