@@ -134,7 +134,10 @@ impl Producer {
         if transactional {
             config.set("transactional.id", format!("annals.{}.{}", settings.log.id(), settings.name));
             if config.get("transaction.timeout.ms").is_none() {
-                config.set("transaction.timeout.ms", TRANSACTION_MAX.as_millis().to_string());
+                // No record may be waited for longer than its transaction.
+                let delivery = config.get("delivery.timeout.ms").and_then(|millis| millis.parse().ok()).unwrap_or(0);
+                let most = delivery.max(TRANSACTION_MAX.as_millis());
+                config.set("transaction.timeout.ms", most.to_string());
             }
         }
         let inner: BaseProducer<Told> = config
