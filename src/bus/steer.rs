@@ -10,6 +10,8 @@ use super::stats::{BusStats, SubscriptionStats};
 use crate::codec::{Codec, TopicDef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::GroupPartition;
+#[cfg(feature = "kafka")]
+use crate::handle::links::LinkHealth;
 use crate::record::Message;
 use crate::replay::Start;
 use crate::segment::lock;
@@ -22,10 +24,14 @@ pub struct Health {
     /// Whether the process can go on: the log is open, and takes records. If not, it has to be started anew.
     pub live: bool,
     /// Whether it does its work: it is live, no subscription has ended for a reason, no breaker is open, nothing is damaged; on Kafka,
-    /// the last event that was published has got there.
+    /// the last event that was published has got there; no mirror or source of the log has ended with an error, has paused a partition
+    /// for one, or has lost its cluster.
     pub ready: bool,
     /// What is wrong, one sentence each; empty if nothing is.
     pub reasons: Vec<String>,
+    /// The mirrors and sources of the log in this process.
+    #[cfg(feature = "kafka")]
+    pub links: Vec<LinkHealth>,
     /// The subscriptions of this bus.
     pub subscriptions: Vec<SubscriptionHealth>,
     /// Partitions that take no more records, or cannot be read to their end: topic and partition.
@@ -129,8 +135,21 @@ impl Bus {
                 _ => {}
             }
         }
+        #[cfg(feature = "kafka")]
+        let links = self.log().links();
+        #[cfg(feature = "kafka")]
+        reasons.extend(links.iter().filter_map(LinkHealth::trouble));
         let disk_free_bytes = engine.env.storage.free_bytes(&engine.root);
-        Health { live, ready: reasons.is_empty(), reasons, subscriptions, partitions, disk_free_bytes }
+        Health {
+            live,
+            ready: reasons.is_empty(),
+            reasons,
+            #[cfg(feature = "kafka")]
+            links,
+            subscriptions,
+            partitions,
+            disk_free_bytes,
+        }
     }
 
     /// How far a group is behind, in each partition: records, and the age of the oldest that is not done.

@@ -5,6 +5,8 @@ pub(crate) mod builder;
 mod finding;
 pub(crate) mod groups;
 pub(crate) mod hold;
+#[cfg(feature = "kafka")]
+pub(crate) mod links;
 pub(crate) mod log;
 mod reading;
 mod sourcing;

@@ -14,9 +14,8 @@ use super::forward::cannot_mark;
 
 use super::producer::{Outgoing, Trouble};
 use super::run::{Runner, STOP_MAX, Sent, Session};
-use super::settings::{Guarantee, OnRefused};
+use super::settings::Guarantee;
 use super::shared::Counters;
-use super::status::ErrorClass;
 use crate::consumer::TopicPartition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Class, class, code, from_kafka};
@@ -279,10 +278,7 @@ impl Runner {
             return lane.pause(&self.shared, now, error);
         }
         // What lies before it is forwarded first; what becomes of it is decided when it is met again.
-        lane.memory.refused.insert(*first, error.clone());
-        if self.settings.on_refused != OnRefused::Stop {
-            self.shared.met(ErrorClass::Passing, Some(lane.place.clone()), error);
-        }
+        lane.memory.refused.insert(*first, error);
     }
 }
 

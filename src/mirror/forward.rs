@@ -10,6 +10,7 @@ use super::outgoing::{bytes_of, millis};
 use super::producer::{Outgoing, Trouble};
 use super::run::{Runner, Sent, Session};
 use super::settings::{OnBreach, OnRefused, Partitions};
+use super::status::ErrorClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::from_kafka;
 use crate::partitioner::partition_of_key;
@@ -143,7 +144,7 @@ impl Runner {
         }
         self.unit.open(self.now());
         self.unit.refused += 1;
-        tracing::warn!(topic = message.topic(), partition = message.partition(), offset, %error, "the target refuses a record");
+        self.shared.met(ErrorClass::Skipped, Some((message.topic().to_owned(), message.partition())), error);
         self.advance(index, message);
         Ok(0)
     }
@@ -188,7 +189,7 @@ impl Runner {
             lane.pause(&self.shared, now, error);
             return Ok(0);
         }
-        tracing::error!(%error, "a mirror leaves records out");
+        self.shared.met(ErrorClass::Skipped, Some((topic.clone(), own)), error);
         let headers = lane.texts.gap(from, to);
         let (target, there) = (Arc::clone(&lane.target), lane.target_partitions);
         let partition = if self.preserves() { own } else { own.checked_rem(there).unwrap_or(0) };

@@ -69,13 +69,11 @@ impl Mirror {
             // The cluster sees to it, across processes as well.
             Guarantee::ExactlyOnce => None,
         };
-        #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "nothing else is set"))]
-        let mut shared = Shared::new("mirror");
+        let shared = Shared::new("mirror", &settings.name);
         #[cfg(feature = "metrics")]
-        if settings.export_metrics {
-            shared.exports_as = Some(settings.name.clone());
-        }
+        let shared = shared.exporting(settings.export_metrics);
         let shared = Arc::new(shared);
+        settings.log.show_link(&shared)?;
         let log = settings.log.clone();
         let runner = Runner::new(settings, Arc::clone(&shared))?;
         let names = runner.names.clone();

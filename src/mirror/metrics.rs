@@ -60,6 +60,7 @@ impl Exporter {
 pub(super) fn count_error(what: &'static str, name: &str, class: ErrorClass) {
     let class = match class {
         ErrorClass::Passing => "passing",
+        ErrorClass::Skipped => "skipped",
         ErrorClass::Partition => "partition",
         ErrorClass::Fatal => "fatal",
     };
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn what_is_documented_is_exported_and_nothing_else() {
         let names = Names::default();
-        let shared: Shared<MirrorPartition> = Shared::new("mirror");
+        let shared: Shared<MirrorPartition> = Shared::new("mirror", "m");
         shared.set_partitions(vec![MirrorPartition {
             topic: "orders".to_owned(),
             partition: 0,
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn the_same_holds_for_a_source() {
         let names = Names::default();
-        let shared: Shared<SourcePartition> = Shared::new("source");
+        let shared: Shared<SourcePartition> = Shared::new("source", "s");
         shared.set_partitions(vec![SourcePartition {
             topic: "orders".to_owned(),
             partition: 0,

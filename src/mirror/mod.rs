@@ -23,6 +23,7 @@ mod status;
 mod unit;
 mod watch;
 
+pub use crate::handle::links::{LinkHealth, LinkKind};
 pub use crate::kafka::{Acks, KafkaCompression, KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol, TokenError};
 pub use config::MirrorConfig;
 pub use handle::Mirror;

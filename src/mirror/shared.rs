@@ -1,5 +1,6 @@
 //! What the handle of a mirror and its thread have in common.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
@@ -12,6 +13,7 @@ use tokio::sync::broadcast;
 
 use super::status::{ErrorClass, MirrorError, MirrorPartition, MirrorState, MirrorStatus};
 use crate::error::{Error, ErrorKind, Result};
+use crate::handle::links::{Link, LinkHealth, LinkKind};
 
 /// So many errors are kept for whoever listens.
 const ERRORS_KEPT: usize = 256;
@@ -25,6 +27,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Shared<P = MirrorPartition> {
     /// What it is the thread of, for the log of the program.
     what: &'static str,
+    name: String,
     wishes: Mutex<Wishes>,
     /// Something was wished for, or there is something to forward.
     bell: Condvar,
@@ -33,9 +36,9 @@ pub(super) struct Shared<P = MirrorPartition> {
     /// Told of each change of what is seen.
     changed: Event,
     errors: broadcast::Sender<MirrorError>,
-    /// The name under which metrics are exported, if they are.
+    /// Whether its metrics are exported.
     #[cfg(feature = "metrics")]
-    pub(super) exports_as: Option<String>,
+    exports: bool,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +74,7 @@ struct Seen<P> {
 }
 
 impl<P: Clone> Shared<P> {
-    pub(super) fn new(what: &'static str) -> Self {
+    pub(super) fn new(what: &'static str, name: &str) -> Self {
         let seen = Seen {
             state: MirrorState::Connecting,
             partitions: Vec::new(),
@@ -81,6 +84,7 @@ impl<P: Clone> Shared<P> {
         };
         Self {
             what,
+            name: name.to_owned(),
             wishes: Mutex::default(),
             bell: Condvar::new(),
             counters: Counters::default(),
@@ -88,8 +92,21 @@ impl<P: Clone> Shared<P> {
             changed: Event::new(),
             errors: broadcast::channel(ERRORS_KEPT).0,
             #[cfg(feature = "metrics")]
-            exports_as: None,
+            exports: false,
         }
+    }
+
+    /// Has its metrics exported.
+    #[cfg(feature = "metrics")]
+    pub(super) fn exporting(mut self, exports: bool) -> Self {
+        self.exports = exports;
+        self
+    }
+
+    /// The name under which metrics are exported, if they are.
+    #[cfg(feature = "metrics")]
+    pub(super) fn exports_as(&self) -> Option<&str> {
+        self.exports.then_some(&*self.name)
     }
 
     pub(super) fn stop(&self) {
@@ -198,11 +215,12 @@ impl<P: Clone> Shared<P> {
     pub(super) fn met(&self, class: ErrorClass, partition: Option<(String, u32)>, error: Error) {
         match class {
             ErrorClass::Passing => tracing::warn!(?partition, %error, "a {} has met an error that passes", self.what),
+            ErrorClass::Skipped => tracing::error!(?partition, %error, "a {} has left records out", self.what),
             ErrorClass::Partition => tracing::error!(?partition, %error, "a {} has paused a partition", self.what),
             ErrorClass::Fatal => tracing::error!(%error, "a {} has ended", self.what),
         }
         #[cfg(feature = "metrics")]
-        if let Some(name) = &self.exports_as {
+        if let Some(name) = self.exports_as() {
             super::metrics::count_error(self.what, name, class);
         }
         lock(&self.seen).last_error = Some(error.clone());
@@ -273,6 +291,38 @@ impl Shared {
             aborted: counters.aborted.load(Ordering::Relaxed),
             last_commit: DateTime::from_timestamp_micros(last_commit as i64).filter(|_| last_commit > 0),
             last_error: seen.last_error.clone(),
+        }
+    }
+}
+
+/// What a partition says of its health: why it is paused, and how many records it has not moved.
+pub(super) trait Moves {
+    const KIND: LinkKind;
+
+    fn health(&self) -> (Option<&Error>, u64);
+}
+
+impl Moves for MirrorPartition {
+    const KIND: LinkKind = LinkKind::Mirror;
+
+    fn health(&self) -> (Option<&Error>, u64) {
+        (self.paused.as_ref(), self.lag_records)
+    }
+}
+
+impl<P: Moves + Clone + fmt::Debug + Send> Link for Shared<P> {
+    fn health(&self) -> LinkHealth {
+        let seen = lock(&self.seen);
+        let all = || seen.partitions.iter().map(P::health);
+        LinkHealth {
+            kind: P::KIND,
+            name: self.name.clone(),
+            running: !seen.over,
+            paused: self.is_paused(),
+            connected: matches!(seen.state, MirrorState::Running | MirrorState::Paused),
+            paused_partitions: all().filter(|(paused, _)| paused.is_some()).count() as u64,
+            lag_records: all().map(|(_, lag)| lag).sum(),
+            error: seen.failure.clone().or_else(|| seen.last_error.clone()),
         }
     }
 }

@@ -95,6 +95,9 @@ pub struct MirrorPartition {
 pub enum ErrorClass {
     /// It passes: the mirror waits and tries again by itself.
     Passing,
+    /// Records are left out, as the settings want it: refused ones, in whose place there is a mark or a dead letter, or ones that
+    /// retention has let go. Told again if the transaction has to be begun anew.
+    Skipped,
     /// The partition is paused, the others go on.
     Partition,
     /// The mirror has ended.

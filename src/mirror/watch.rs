@@ -38,6 +38,9 @@ pub(super) struct Watch {
     cap: Option<u64>,
     /// Whether publishers are stopped at the cap.
     blocks: bool,
+    /// By the log's clock, in microseconds.
+    #[cfg(feature = "metrics")]
+    began: i64,
     state: Mutex<State>,
 }
 
@@ -53,7 +56,17 @@ struct State {
 
 impl Watch {
     pub(super) fn new(log: Log, shared: Arc<Shared>, cap: Option<u64>, blocks: bool) -> Arc<Self> {
-        Arc::new(Self { log, shared, cap, blocks, state: Mutex::default() })
+        #[cfg(feature = "metrics")]
+        let began = log.now().timestamp_micros();
+        Arc::new(Self {
+            log,
+            shared,
+            cap,
+            blocks,
+            #[cfg(feature = "metrics")]
+            began,
+            state: Mutex::default(),
+        })
     }
 
     /// The thread: looks until the mirror has ended, whenever that has not looked for long.
@@ -82,9 +95,10 @@ impl Watch {
         let shown = partitions.iter().zip(oldest).filter_map(|(partition, oldest)| self.show(partition, oldest, now));
         self.shared.put_partitions(shown.collect());
         #[cfg(feature = "metrics")]
-        if let Some(name) = &self.shared.exports_as {
+        if let Some(name) = self.shared.exports_as() {
             let status = self.shared.status();
-            let since = status.last_commit.map_or(0, |last| now.saturating_sub(last.timestamp_micros()).max(0) as u64);
+            let last = status.last_commit.map_or(self.began, |last| last.timestamp_micros());
+            let since = now.saturating_sub(last).max(0) as u64;
             let fenced = self.shared.counters.fenced.load(std::sync::atomic::Ordering::Relaxed);
             state.exporter.export(name, &status, Duration::from_micros(since), fenced);
         }

@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::checkpoint::Place;
+use super::super::status::ErrorClass;
 use super::batch::{Added, Batch};
 use super::checkpoint::{self, Checkpoint};
 use super::lane::{Lane, Paused, Target};
@@ -272,7 +273,7 @@ impl Runner {
         match self.settings.on_gap {
             OnMissing::Stop => self.pause(lane, error),
             OnMissing::Skip => match batch.add_gap(index, lane, low)? {
-                Added::Yes => self.report_missing(&lane.place, error),
+                Added::Yes => self.shared.met(ErrorClass::Skipped, Some(lane.place.clone()), error),
                 // A compacted topic takes no record without a key.
                 Added::Full | Added::Refused(_) => self.pause(lane, error),
             },
@@ -318,7 +319,7 @@ impl Runner {
     pub(super) fn pause(&self, lane: &mut Lane, error: Error) {
         let before = self.paused.get(&lane.place).map(|paused| paused.error.to_string());
         if before != Some(error.to_string()) {
-            self.report_missing(&lane.place, error.clone());
+            self.shared.met(ErrorClass::Partition, Some(lane.place.clone()), error.clone());
         }
         lane.paused = Some(Paused { error, since: self.now() });
     }

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::super::checkpoint::Place;
 use super::super::status::ErrorClass;
 use super::connect::Session;
 use super::lane::Lane;
@@ -74,7 +73,7 @@ impl Runner {
         partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         self.shared.set_partitions(partitions);
         #[cfg(feature = "metrics")]
-        if let Some(name) = &self.shared.exports_as {
+        if let Some(name) = self.shared.exports_as() {
             self.exporter.export(name, self.looked_at, || super::status::of(&self.shared));
         }
     }
@@ -87,10 +86,6 @@ impl Runner {
             self.told = Some((text, now));
             self.shared.met(ErrorClass::Passing, None, error);
         }
-    }
-
-    pub(super) fn report_missing(&self, place: &Place, error: Error) {
-        self.shared.met(ErrorClass::Partition, Some(place.clone()), error);
     }
 
     /// Tells of an error if it passes.

@@ -84,13 +84,11 @@ impl Source {
         // A log that is closed says so now.
         settings.log.topics()?;
         let alone = Alone::claim("source", &settings.log, &settings.name)?;
-        #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "nothing else is set"))]
-        let mut shared = Shared::new("source");
+        let shared = Shared::new("source", &settings.name);
         #[cfg(feature = "metrics")]
-        if settings.export_metrics {
-            shared.exports_as = Some(settings.name.clone());
-        }
+        let shared = shared.exporting(settings.export_metrics);
         let shared = Arc::new(shared);
+        settings.log.show_link(&shared)?;
         let caught_up = Arc::new(CaughtUp::default());
         let runner = Runner::new(settings, kafka, names, Arc::clone(&shared), Arc::clone(&caught_up));
         let of_thread = Arc::clone(&shared);

@@ -394,7 +394,7 @@ impl Runner {
                 match session.batch.add_skipped(index, lane, message, &error)? {
                     Added::Yes => {
                         let place = lane.place.clone();
-                        self.report_missing(&place, error);
+                        self.shared.met(ErrorClass::Skipped, Some(place), error);
                         return Ok(());
                     }
                     Added::Full => self.commit(session)?,

@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 
-use super::super::shared::Shared;
+use super::super::shared::{Moves, Shared};
 use super::super::status::MirrorState;
 use crate::error::Error;
+use crate::handle::links::LinkKind;
 
 /// A source at one moment.
 #[derive(Debug, Clone)]
@@ -55,6 +56,14 @@ pub struct SourcePartition {
     pub lag_records: u64,
     /// Why it is paused, if it is.
     pub paused: Option<Error>,
+}
+
+impl Moves for SourcePartition {
+    const KIND: LinkKind = LinkKind::Source;
+
+    fn health(&self) -> (Option<&Error>, u64) {
+        (self.paused.as_ref(), self.lag_records)
+    }
 }
 
 /// What a source shows of itself.
