@@ -62,7 +62,11 @@ impl Runner {
         }
         for info in found.topics {
             let name: Arc<str> = self.settings.target(&info.name).into();
-            let target = self.target(&name, &info)?;
+            // What the log cannot have under that name, or with so many partitions, is no reason to stop the others.
+            let target = match self.target(&name, &info) {
+                Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Invalid) => Err(error),
+                found => Ok(found?),
+            };
             for (number, partition) in info.partitions.iter().enumerate() {
                 let place = (info.name.clone(), u32::try_from(number).unwrap_or(u32::MAX));
                 let mut lane = Lane::new(place, &name);
@@ -70,7 +74,10 @@ impl Runner {
                     let error = format!("topic {}, partition {number} of Kafka has no leader", quoted(&info.name));
                     self.pause(&mut lane, Error::new(ErrorKind::Unavailable, error));
                 } else {
-                    self.aim(&mut lane, target.as_ref(), &cluster);
+                    match &target {
+                        Ok(target) => self.aim(&mut lane, target.as_ref(), &cluster),
+                        Err(error) => self.pause(&mut lane, error.clone()),
+                    }
                 }
                 if lane.paused.is_none() {
                     let checkpoint = known.get(&lane.place);
@@ -123,14 +130,15 @@ impl Runner {
                     let why = lane.paused.as_ref().map(|paused| paused.error.kind());
                     // No leader before, or no topic.
                     partition.leader.is_some() && matches!(why, Some(ErrorKind::Unavailable))
-                        || lane.target.is_none() && matches!(why, Some(ErrorKind::NotFound)) && !self.lacks_target(lane)
+                        || lane.target.is_none() && matches!(why, Some(ErrorKind::NotFound)) && self.has_target(lane)
                 }
             })
         }))
     }
 
-    fn lacks_target(&self, lane: &Lane) -> bool {
-        self.settings.log.raw_topic(&lane.target_name).is_err()
+    /// Whether there is a topic of the log for it, or one is made.
+    fn has_target(&self, lane: &Lane) -> bool {
+        self.settings.create.is_some() || self.settings.log.raw_topic(&lane.target_name).is_ok()
     }
 
     /// The topic of the log; `None` if there is none and none is to be made.

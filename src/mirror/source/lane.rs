@@ -80,7 +80,7 @@ impl Lane {
 
     /// Where fetching begins: at the record that was read last, if there is one, to see that it is still the same.
     pub(super) fn fetch_from(&self) -> i64 {
-        self.verify.map_or(self.next, |last| last.offset)
+        self.verify.map_or(self.taken, |last| last.offset)
     }
 
     /// Whether all is in the log that was committed in Kafka at the time of the question. What is between the last record and the end

@@ -9,11 +9,15 @@ use super::lane::Lane;
 use super::run::{Runner, Trouble};
 use super::status::SourcePartition;
 use crate::error::Error;
+use crate::kafka::{Class, class_of};
 
 /// How often it tells how far it has come.
 const LOOK: Duration = Duration::from_millis(250);
 /// An error that passes is told again after so long, if it is still the same.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// How far a partition reaches is asked again after so long, if there was no answer. A question may take some seconds.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 impl Runner {
     /// Asks how far partitions reach of which the client library has learnt nothing new: it does not while it has fetched as much ahead
@@ -30,6 +34,8 @@ impl Runner {
             }
             match session.admin.watermarks(&lane.place.0, lane.place.1) {
                 Ok((_, end)) => lane.end = lane.end.max(end),
+                // It may not be read any more, or is gone. What was fetched of it is told first.
+                Err(error) if class_of(&error) == Class::Partition => {}
                 Err(error) => return self.pass(error),
             }
         }
@@ -42,15 +48,8 @@ impl Runner {
         if asked == self.caught_up.answered.load(Ordering::Acquire) {
             return;
         }
-        if self.goal_of != asked {
-            for lane in self.lanes.iter_mut().filter(|lane| lane.paused.is_none()) {
-                match session.admin.watermarks(&lane.place.0, lane.place.1) {
-                    Ok((_, end)) => lane.goal = Some(end),
-                    // Asked again the next time.
-                    Err(_) => return,
-                }
-            }
-            self.goal_of = asked;
+        if self.goal_of != asked && !self.find_goals(session, asked) {
+            return;
         }
         let has_come = |lane: &Lane| {
             lane.paused.is_some() || lane.verify.is_none() && lane.goal.is_none_or(|goal| lane.has_come_to(goal))
@@ -59,6 +58,28 @@ impl Runner {
             self.caught_up.answered.store(asked, Ordering::Release);
             self.look();
         }
+    }
+
+    /// Asks how far the partitions reach for whoever waits for them. `false` if there was no answer for one of them: what can be read
+    /// goes on meanwhile.
+    fn find_goals(&mut self, session: &Session, question: u64) -> bool {
+        if self.no_goal_at.is_some_and(|at| self.now().saturating_sub(at) < ASK_AGAIN) {
+            return false;
+        }
+        if std::mem::replace(&mut self.goals_of, question) != question {
+            self.lanes.iter_mut().for_each(|lane| lane.goal = None);
+        }
+        for lane in self.lanes.iter_mut().filter(|lane| lane.paused.is_none() && lane.goal.is_none()) {
+            match session.admin.watermarks(&lane.place.0, lane.place.1) {
+                Ok((_, end)) => lane.goal = Some(end),
+                Err(_) => {
+                    self.no_goal_at = Some(self.now());
+                    return false;
+                }
+            }
+        }
+        self.goal_of = question;
+        true
     }
 
     pub(super) fn look_if_due(&mut self) {

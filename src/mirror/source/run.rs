@@ -77,6 +77,9 @@ pub(super) struct Runner {
     pub(super) caught_up: Arc<CaughtUp>,
     /// The question for which the lanes have goals.
     pub(super) goal_of: u64,
+    /// The question for which goals were last asked for, and when one was not to be had.
+    pub(super) goals_of: u64,
+    pub(super) no_goal_at: Option<Duration>,
     pub(super) looked_at: Duration,
     pub(super) told: Option<(String, Duration)>,
     first: usize,
@@ -103,6 +106,8 @@ impl Runner {
             paused: BTreeMap::new(),
             caught_up,
             goal_of: 0,
+            goals_of: 0,
+            no_goal_at: None,
             looked_at: Duration::ZERO,
             told: None,
             first: 0,
@@ -126,7 +131,7 @@ impl Runner {
             }
             self.remember_paused();
             self.lanes.clear();
-            self.goal_of = 0;
+            (self.goal_of, self.goals_of) = (0, 0);
             match ended {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Again) => {}
@@ -226,8 +231,10 @@ impl Runner {
             match told {
                 // Each partition has a queue of its own: a record here would be out of order there.
                 Ok(_) => return Err(Trouble::Again),
-                // There is nobody in the group.
-                Err(error) if code(&error) == Some(Code::GroupAuthorizationFailed) => {}
+                // There is nobody in the group. It is no trouble by which a later error would be explained.
+                Err(error) if code(&error) == Some(Code::GroupAuthorizationFailed) => {
+                    drop(consumer.client().context().take_trouble("the group of the source"));
+                }
                 Err(error) => {
                     self.is_down |= code(&error) == Some(Code::AllBrokersDown);
                     match self.explained(&consumer, "the Kafka client has met an error", error) {
