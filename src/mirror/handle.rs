@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::alone::Alone;
@@ -12,9 +13,11 @@ use super::run::Runner;
 use super::settings::{Guarantee, MirrorBuilder};
 use super::shared::Shared;
 use super::status::{MirrorError, MirrorStatus};
+use crate::codec::Raw;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::pattern::Subscription;
 use crate::handle::Log;
+use crate::topic::Topic;
 
 /// Forwards topics of a log to a Kafka cluster, on a thread of its own: pull, never push, so that a slow or absent cluster slows no
 /// publisher. Whatever happens to either side, it goes on by itself from where the target says it had come to.
@@ -65,9 +68,9 @@ impl Mirror {
     pub(super) fn spawn(settings: MirrorBuilder) -> Result<Self> {
         settings.validate()?;
         let alone = match settings.guarantee {
-            Guarantee::AtLeastOnce => Some(Alone::claim("mirror", &settings.log, &settings.name)?),
-            // The cluster sees to it, across processes as well.
-            Guarantee::ExactlyOnce => None,
+            Guarantee::AtLeastOnce => Alone::claim("mirror", &settings.log, &settings.name)?,
+            // The cluster sees to which of them goes on, across processes as well.
+            Guarantee::ExactlyOnce => Alone::share("mirror", &settings.log, &settings.name)?,
         };
         let shared = Shared::new("mirror", &settings.name);
         #[cfg(feature = "metrics")]
@@ -117,13 +120,18 @@ impl Mirror {
     }
 
     /// The partitions, and where they end on the disk.
-    fn goals(&self) -> Result<Vec<(Place, u64)>> {
-        let topics = self.log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name));
-        let ends = topics.flat_map(|topic| {
-            let ends = topic.partitions.iter().map(|there| ((topic.name.clone(), there.partition), there.durable_end));
-            ends.collect::<Vec<_>>()
-        });
-        Ok(ends.collect())
+    fn goals(&self) -> Result<Vec<Goal>> {
+        let mut goals = Vec::new();
+        for found in self.log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)) {
+            let topic = match self.log.raw_topic(&found.name) {
+                // It was deleted a moment ago.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                topic => topic?,
+            };
+            let ends = found.partitions.iter().map(|there| ((found.name.clone(), there.partition), there.durable_end));
+            goals.extend(ends.map(|(place, end)| Goal { topic: topic.clone(), place, end }));
+        }
+        Ok(goals)
     }
 
     /// Waits until all that was durable when this was called, in the partitions that are not paused, is in the target.
@@ -194,14 +202,24 @@ impl Drop for Mirror {
     }
 }
 
-fn is_caught_up(shared: &Shared, goals: &[(Place, u64)]) -> Option<Result<()>> {
+/// How far a partition is to be forwarded.
+struct Goal {
+    topic: Topic<Bytes, Raw>,
+    place: Place,
+    end: u64,
+}
+
+fn is_caught_up(shared: &Shared, goals: &[Goal]) -> Option<Result<()>> {
     if let Some(ended) = shared.ended() {
         return Some(ended.and_then(|()| Err(Error::new(ErrorKind::Closed, "the mirror was stopped"))));
     }
     let partitions = shared.partitions();
-    let is_there = |(place, end): &(Place, u64)| {
-        let found = partitions.iter().find(|found| found.topic == place.0 && found.partition == place.1);
-        found.is_some_and(|found| found.paused.is_some() || found.next_offset >= *end)
+    let is_there = |Goal { topic, place, end }: &Goal| {
+        match partitions.iter().find(|found| found.topic == place.0 && found.partition == place.1) {
+            Some(found) => found.paused.is_some() || found.next_offset >= *end,
+            // It may have been deleted meanwhile.
+            None => topic.watermarks(place.1).is_err_and(|error| error.kind() == ErrorKind::NotFound),
+        }
     };
     goals.iter().all(is_there).then_some(Ok(()))
 }
