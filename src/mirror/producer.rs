@@ -23,6 +23,8 @@ const SLICE: Duration = Duration::from_secs(2);
 /// How often it looks whether there is room, or whether everything is delivered. The library's own waits go to their end whatever comes,
 /// and keep a processor busy for the last millisecond of each.
 const LOOK: Duration = Duration::from_micros(500);
+/// How long it waits for the other reports once one thing was not delivered.
+const REPORTS_MAX: Duration = Duration::from_secs(2);
 /// How many records the client library may hold: they cost it memory beside their bytes.
 const IN_FLIGHT_RECORDS_MAX: usize = 500_000;
 
@@ -125,19 +127,21 @@ impl Producer {
         is_stopping: impl Fn() -> bool,
     ) -> Result<Self, Trouble> {
         let transactional = settings.guarantee == Guarantee::ExactlyOnce;
+        // The library counts what waits in these.
+        let kilobytes = settings.in_flight_bytes_max / 1024;
         let mut config = kafka.producer();
         config
             .set("delivery.report.only.error", "true")
-            .set("queue.buffering.max.kbytes", (settings.in_flight_bytes_max / 1024).to_string())
+            .set("queue.buffering.max.kbytes", kilobytes.to_string())
             .set("queue.buffering.max.messages", IN_FLIGHT_RECORDS_MAX.to_string())
-            .set("message.max.bytes", settings.in_flight_bytes_max.min(1_000_000_000).to_string());
+            .set("message.max.bytes", (kilobytes * 1024).min(1_000_000_000).to_string());
         if transactional {
             config.set("transactional.id", format!("annals.{}.{}", settings.log.id(), settings.name));
             if config.get("transaction.timeout.ms").is_none() {
-                // No record may be waited for longer than its transaction.
-                let delivery = config.get("delivery.timeout.ms").and_then(|millis| millis.parse().ok()).unwrap_or(0);
-                let most = delivery.max(TRANSACTION_MAX.as_millis());
-                config.set("transaction.timeout.ms", most.to_string());
+                // No record may wait for longer than its transaction.
+                let millis = |name: &str| config.get(name).and_then(|millis| millis.parse().ok()).unwrap_or(0);
+                let longest = millis("delivery.timeout.ms").max(millis("linger.ms") + 1);
+                config.set("transaction.timeout.ms", longest.max(TRANSACTION_MAX.as_millis()).to_string());
             }
         }
         let inner: BaseProducer<Told> = config
@@ -273,7 +277,17 @@ impl Producer {
         !lock(&self.inner.context().failed).is_empty()
     }
 
+    /// What was not delivered; nothing if all was. What was only thrown away for something else may be told before that, so the rest is
+    /// waited for.
     pub(super) fn take_failed(&self) -> Vec<(usize, Code)> {
+        if self.has_failed() {
+            let mut looks = REPORTS_MAX.as_nanos() / LOOK.as_nanos();
+            while self.inner.in_flight_count() > 0 && looks > 0 {
+                self.inner.poll(Duration::ZERO);
+                std::thread::sleep(LOOK);
+                looks -= 1;
+            }
+        }
         std::mem::take(&mut lock(&self.inner.context().failed))
     }
 
