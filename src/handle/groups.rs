@@ -167,6 +167,23 @@ impl Log {
         describe(&self.inner.engine, name)
     }
 
+    /// Where a group has come to, in each partition of which it has committed something; nowhere if there is no such group. Unlike a
+    /// description of it this reads no records, which may be damaged.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn group_offsets(&self, name: &str) -> Result<Vec<(TopicPartition, u64)>> {
+        let engine = &self.inner.engine;
+        engine.check_open()?;
+        let committed = match Groups::now(engine)?.committed_in(engine, name, &[]) {
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => return Ok(Vec::new()),
+            committed => committed?,
+        };
+        let place = |topic: &str, partition| TopicPartition { topic: topic.to_owned(), partition };
+        let committed = committed.into_iter();
+        Ok(committed
+            .filter_map(|(topic, partition, offset)| Some((place(&topic.name, partition.owner.partition), offset?)))
+            .collect())
+    }
+
     /// What [`reset_group`](Self::reset_group) would change: a dry run.
     ///
     /// # Errors

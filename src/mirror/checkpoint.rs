@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
@@ -176,7 +176,7 @@ fn read<T: for<'a> Deserialize<'a>>(key: &str, value: &[u8], version: impl Fn(&T
 }
 
 /// Reads the checkpoints of a mirror, all that are committed. The producer that will write more of them has been initialised, so
-/// nobody else commits any. `now` reads what is not committed, too.
+/// nobody else commits any. It has written its claim last: (log, epoch, instance). `now` reads what is not committed, too.
 ///
 /// Other mirrors may be in the middle of transactions on the same topic, and what is behind the beginning of the first of these is not
 /// shown to who reads committed records only. So where the topic ends is asked first, and only when all transactions up to there are
@@ -186,6 +186,7 @@ pub(super) fn read_all(
     now: &BaseConsumer<KafkaContext>,
     topic: &str,
     mirror: &str,
+    claim: (Uuid, u64, u64),
     wait: impl Fn(Duration) -> Result<()>,
 ) -> Result<BTreeMap<Place, Checkpoint>> {
     let failed = |error| cannot_read(mirror, topic, error);
@@ -195,8 +196,20 @@ pub(super) fn read_all(
         wait(pause)?;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
-    let mut found = BTreeMap::new();
-    each(consumer, topic, mirror, end, |key, value| take(&mut found, mirror, key, value))?;
+    let (log, epoch, instance) = claim;
+    let (own, mut has_claim, mut found) = (Claim::key(mirror, log), false, BTreeMap::new());
+    each(consumer, topic, mirror, end, |key, value| {
+        if let Some(value) = value.filter(|_| key == own) {
+            let claim = Claim::read(key, value)?;
+            has_claim |= (claim.epoch, claim.instance) == (epoch, instance);
+        }
+        take(&mut found, mirror, key, value)
+    })?;
+    // A broker that is behind the others says that there is nothing more.
+    if !has_claim {
+        let what = format!("topic {topic} has not all that was written to it yet");
+        return Err(Error::new(ErrorKind::Unavailable, what));
+    }
     Ok(found)
 }
 
@@ -263,6 +276,8 @@ fn each(
                 ));
             }
             Some(Err(KafkaError::PartitionEOF(_))) => break,
+            // There is nobody in the group, which the library wants to have the name of.
+            Some(Err(error)) if code(&error) == Some(Code::GroupAuthorizationFailed) => continue,
             Some(message) => message.map_err(failed)?,
         };
         if let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) {

@@ -28,10 +28,11 @@ impl Cluster {
         &self,
         topic: &str,
         mirror: &str,
+        claim: (Uuid, u64, u64),
         wait: impl Fn(Duration) -> Result<()>,
     ) -> Result<BTreeMap<Place, Checkpoint>> {
         let (committed, now) = (self.consumer("read_committed")?, self.consumer("read_uncommitted")?);
-        checkpoint::read_all(&committed, &now, topic, mirror, wait)
+        checkpoint::read_all(&committed, &now, topic, mirror, claim, wait)
     }
 
     /// What is written about a mirror of a log now.
@@ -42,6 +43,8 @@ impl Cluster {
     fn consumer(&self, isolation: &str) -> Result<BaseConsumer<KafkaContext>> {
         let mut config = self.kafka.consumer();
         config.set("group.id", "annals-mirror").set("enable.partition.eof", "true").set("isolation.level", isolation);
+        // Another replica than the leader may be behind.
+        config.set("client.rack", "");
         config
             .create_with_context(KafkaContext::new(&self.kafka))
             .map_err(|error| from_kafka("the Kafka client cannot be made", error))

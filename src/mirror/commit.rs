@@ -11,11 +11,12 @@ use rdkafka::message::OwnedHeaders;
 
 use super::checkpoint::{Checkpoint, Place};
 use super::forward::cannot_mark;
-
+use super::lane::Lane;
 use super::producer::{Outgoing, Trouble};
-use super::run::{Runner, STOP_MAX, Sent, Session};
+use super::run::{BACKOFF_MAX, BACKOFF_MIN, Runner, STOP_MAX, Sent, Session};
 use super::settings::Guarantee;
 use super::shared::Counters;
+use super::status::ErrorClass;
 use crate::consumer::TopicPartition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Class, class, code, from_kafka};
@@ -54,10 +55,13 @@ impl Runner {
                 let is_late = self.is_late();
                 session.producer.commit(is_late)?;
             }
-            Guarantee::AtLeastOnce => self.commit_here()?,
+            Guarantee::AtLeastOnce => self.commit_here_patiently()?,
         }
         for lane in self.lanes.iter_mut().filter(|lane| lane.has_changed()) {
             lane.is_committed();
+            if self.settings.guarantee == Guarantee::AtLeastOnce {
+                lane.cached = Some(lane.committed);
+            }
             if let Some(held) = self.holds.get(&(lane.topic_id, lane.place.1)) {
                 held.hold.advance(lane.committed);
             }
@@ -142,16 +146,42 @@ impl Runner {
 
     /// Without transactions the place is kept in the log, as that of a group.
     fn commit_here(&self) -> Result<()> {
-        let places: Vec<_> =
-            self.lanes.iter().filter(|lane| lane.has_changed()).map(|lane| (at(&lane.place), lane.next)).collect();
+        // The name of a topic that is gone may be that of another one by now.
+        let is_there = |lane: &&Lane| {
+            let gone = lane.topic.watermarks(lane.place.1).err();
+            gone.is_none_or(|error| error.kind() != ErrorKind::NotFound)
+        };
+        let changed = self.lanes.iter().filter(|lane| lane.has_changed()).filter(is_there);
+        let places: Vec<_> = changed.map(|lane| (at(&lane.place), lane.next)).collect();
         self.settings.log.blocking_set_group_offsets(&self.group(), &places)
     }
 
-    /// Keeps a copy of the place in the log, where it is seen, and from where retention is held back before the target is reached.
+    /// As long as the disk of the log is full the place cannot be kept. To begin again would send the same records over and over.
+    fn commit_here_patiently(&self) -> Result<()> {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            match self.commit_here() {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Busy | ErrorKind::StorageFull)
+                        && !self.shared.is_stopping() =>
+                {
+                    self.shared.met(ErrorClass::Passing, None, error);
+                    self.shared.rest(backoff);
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                committed => return committed,
+            }
+        }
+    }
+
+    /// Keeps a copy of the place in the log, where it is seen, and from where retention is held back before the target is reached; also
+    /// that of a partition of which nothing was forwarded yet, so that it is known if retention lets something of it go.
     pub(super) fn keep_cache(&mut self, now: bool) {
-        let is_copy = self.settings.guarantee == Guarantee::ExactlyOnce && !self.settings.log.is_read_only();
         let due = now || self.now().saturating_sub(self.cached_at) >= CACHE_EVERY;
-        if !is_copy || !due || !self.lanes.iter().any(|lane| lane.cached != Some(lane.committed)) {
+        if self.settings.log.is_read_only()
+            || !due
+            || !self.lanes.iter().any(|lane| lane.cached != Some(lane.committed))
+        {
             return;
         }
         self.cached_at = self.now();
@@ -170,14 +200,8 @@ impl Runner {
 
     /// Where the log says that the mirror had come to.
     pub(super) fn places_here(&self) -> Result<BTreeMap<Place, u64>> {
-        let described = match self.settings.log.blocking_describe_group(&self.group()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            described => described?,
-        };
-        let committed = described.partitions.into_iter().filter_map(|partition| {
-            Some(((partition.partition.topic, partition.partition.partition), partition.committed?))
-        });
-        Ok(committed.collect())
+        let committed = self.settings.log.group_offsets(&self.group())?;
+        Ok(committed.into_iter().map(|(place, offset)| ((place.topic, place.partition), offset)).collect())
     }
 
     /// Why records were not delivered, and what follows. Whatever it is, the transaction is aborted.

@@ -16,7 +16,7 @@ use super::run::{Held, Runner, Session};
 use super::settings::{Guarantee, OnBreach};
 use super::status::MirrorState;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{Class, NewTopic, class, code as code_of, from_kafka};
+use crate::kafka::{Class, NewTopic, class, class_of, code as code_of, from_kafka};
 use crate::topic::{PartitionDescription, TopicDescription};
 
 /// It is read as a whole at each beginning. Brokers compact all but the segment that is written to, which has 1 GiB unless they are told
@@ -50,7 +50,8 @@ impl Runner {
                     shared.rest(time);
                     if shared.is_stopping() { Err(Error::closed()) } else { Ok(()) }
                 };
-                match cluster.checkpoints(&self.settings.checkpoint_topic, &self.settings.name, wait) {
+                let claim = (self.settings.log.id(), self.epoch, self.instance);
+                match cluster.checkpoints(&self.settings.checkpoint_topic, &self.settings.name, claim, wait) {
                     Err(_) if shared.is_stopping() => return Err(Trouble::Stopped),
                     read => (producer, read?),
                 }
@@ -105,8 +106,10 @@ impl Runner {
         for topic in log.topics()?.into_iter().filter(|topic| self.names.matches(&topic.name)) {
             for there in &topic.partitions {
                 let place = (topic.name.clone(), there.partition);
-                if let Some(checkpoint) = checkpoints.get(&place) {
-                    checkpoint.check(&log.raw_topic(&topic.name)?, topic.id, &place, log.id())?;
+                let Some(checkpoint) = checkpoints.get(&place) else { continue };
+                match checkpoint.check(&log.raw_topic(&topic.name)?, topic.id, &place, log.id()) {
+                    Err(error) if is_damage(&error) => {}
+                    checked => checked?,
                 }
             }
         }
@@ -182,7 +185,7 @@ impl Runner {
         let log = self.settings.log.clone();
         if beginning {
             for lane in std::mem::take(&mut self.lanes) {
-                self.memories.insert(lane.place, lane.memory);
+                self.memories.insert((lane.topic_id, lane.place.1), lane.memory);
             }
         }
         self.hold_all()?;
@@ -192,6 +195,7 @@ impl Runner {
             // A topic of the same name is another one, as after a new beginning.
             let checkpoint = gone.checkpoint(log.id(), self.epoch);
             session.checkpoints.insert(gone.place.clone(), checkpoint);
+            session.places.remove(&gone.place);
         }
         self.lanes.retain(is_there);
         for description in topics {
@@ -204,6 +208,10 @@ impl Runner {
                 Ok(partitions) => (partitions, None),
                 // The others can go on; there is nobody yet who relies on it if it has never begun.
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error.into()),
+                // Not this topic is refused, but whoever asks.
+                Err(error) if error.kind() == ErrorKind::Denied && class_of(&error) == Class::Fatal => {
+                    return Err(Trouble::Fatal(error));
+                }
                 Err(error) if error.kind() == ErrorKind::Invalid && !self.has_begun => {
                     return Err(Trouble::Fatal(error));
                 }
@@ -215,7 +223,7 @@ impl Runner {
                 if self.lanes.iter().any(|lane| lane.topic_id == description.id && lane.place == place) {
                     continue;
                 }
-                let memory = self.memories.remove(&place).unwrap_or_default();
+                let memory = self.memories.remove(&(description.id, partition)).unwrap_or_default();
                 let target = (Arc::clone(&target), partitions);
                 let mut lane = Lane::new(log.id(), place, topic.clone(), description.id, target, memory);
                 self.begin_lane(session, &mut lane)?;
@@ -237,6 +245,8 @@ impl Runner {
             }
         }
         self.lanes.sort_by(|a, b| a.place.cmp(&b.place));
+        // The rest is about what is no more.
+        self.memories.clear();
         Ok(())
     }
 
@@ -284,8 +294,10 @@ impl Runner {
     fn begin_lane(&self, session: &Session, lane: &mut Lane) -> Result<(), Trouble> {
         let noted = session.places.get(&lane.place).copied();
         lane.cached = noted;
+        // What retention has let go since it was to be held is told as missing, though nothing was ever forwarded.
+        let held = self.holds.get(&(lane.topic_id, lane.place.1)).map(|held| held.from);
         if self.settings.guarantee == Guarantee::AtLeastOnce {
-            return Ok(lane.begin_here(noted)?);
+            return Ok(lane.begin_first(noted.or(held))?);
         }
         let checkpoint = session.checkpoints.get(&lane.place);
         if let (None, Some(noted)) = (checkpoint, noted)
@@ -301,7 +313,14 @@ impl Runner {
                 ),
             )));
         }
-        Ok(lane.begin_at(checkpoint, self.settings.log.id())?)
+        let Some(checkpoint) = checkpoint else { return Ok(lane.begin_first(noted.or(held))?) };
+        match checkpoint.check(&lane.topic, lane.topic_id, &lane.place, self.settings.log.id()) {
+            // What was forwarded last cannot be read, so nobody knows whether the log is the same.
+            Err(error) if is_damage(&error) => lane.pause(&self.shared, self.now(), error),
+            checked => checked?,
+        }
+        lane.begin_at(checkpoint);
+        Ok(())
     }
 
     /// How many partitions the topic has in the target, where it is made, or given more of them, if that is wanted.
@@ -341,6 +360,11 @@ impl Runner {
         }
         Ok(there)
     }
+}
+
+/// Whether something of the log cannot be read, which concerns one partition.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io)
 }
 
 fn too_few(topic: &str, target: &str, own: u32, there: u32) -> Error {

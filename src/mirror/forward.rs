@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::lane::Next;
+use super::lane::{Lane, Next};
 use super::origin::Origin;
 use super::outgoing::{bytes_of, millis};
 use super::producer::{Outgoing, Trouble};
@@ -71,9 +71,8 @@ impl Runner {
         if careful {
             let shared = Arc::clone(&self.shared);
             session.producer.flush(|| shared.is_stopping())?;
-        } else if self.unit.records.is_multiple_of(256) {
-            session.producer.poll();
-            self.unit.look(&self.settings, self.now());
+            // Each of them takes a round trip.
+            self.look_at_clock();
         }
         Ok(bytes)
     }
@@ -114,6 +113,11 @@ impl Runner {
         if self.settings.on_refused != OnRefused::Stop {
             return self.replace(session, index, message, error);
         }
+        self.hold_back(index, message, error)
+    }
+
+    /// Pauses a partition before a record.
+    fn hold_back(&mut self, index: usize, message: Message, error: Error) -> Result<usize, Trouble> {
         let now = self.now();
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.put_back(Next::Record(message));
@@ -126,10 +130,28 @@ impl Runner {
     fn replace(&mut self, session: &Session, index: usize, message: Message, error: Error) -> Result<usize, Trouble> {
         let offset = message.offset();
         match self.settings.on_refused.clone() {
-            OnRefused::Stop => return self.refused(session, index, message, error),
+            OnRefused::Stop => return self.hold_back(index, message, error),
+            // A dead letter of a dead letter would be refused as well, and so on.
+            OnRefused::DeadLetter(topic) if topic == message.topic() => {
+                let what = format!("topic {topic} is where dead letters go, and has one that is refused itself");
+                return self.hold_back(index, message, Error::with_source(error.kind(), what, error));
+            }
             OnRefused::DeadLetter(topic) => {
-                // It was told here before, if the transaction was aborted then.
-                self.bury(&topic, &message, &error)?;
+                let is_buried = |lane: &Lane| lane.memory.buried.contains(&offset);
+                if !self.lanes.get(index).is_some_and(is_buried) {
+                    match self.bury(&topic, &message, &error) {
+                        Err(why) if why.kind() == ErrorKind::Invalid => {
+                            let what = format!("topic {topic} does not take the dead letter: {why}");
+                            return self.hold_back(index, message, Error::with_source(error.kind(), what, error));
+                        }
+                        buried => buried?,
+                    }
+                }
+                if let Some(lane) = self.lanes.get_mut(index) {
+                    lane.memory.buried.insert(offset);
+                }
+                // Each of them waits for the disk.
+                self.look_at_clock();
             }
             OnRefused::Skip => {
                 let partition = self.partition(index, &message).unwrap_or(0);

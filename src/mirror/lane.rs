@@ -1,6 +1,6 @@
 //! One partition on its way to the target: what was read of it, and how far it has come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,6 +44,8 @@ pub(super) struct Memory {
     pub(super) paused: Option<Paused>,
     /// Records that the target refuses, and that are to be replaced.
     pub(super) refused: BTreeMap<u64, Error>,
+    /// Those of them that have a dead letter already: their transaction may have to be begun anew.
+    pub(super) buried: BTreeSet<u64>,
     /// Below this offset each record is sent by itself: one of them is refused, and it is not known which.
     pub(super) careful_until: u64,
 }
@@ -100,25 +102,18 @@ impl Lane {
         }
     }
 
-    /// Begins where the log says that the mirror had come to.
-    pub(super) fn begin_here(&mut self, noted: Option<u64>) -> Result<()> {
+    /// Begins where the log says that the mirror had come to, or with the first record that there is.
+    pub(super) fn begin_first(&mut self, noted: Option<u64>) -> Result<()> {
         let watermarks = self.topic.watermarks(self.place.1)?;
         let at = noted.unwrap_or(watermarks.log_start).min(watermarks.high_watermark);
         (self.committed, self.next) = (at, at);
         Ok(())
     }
 
-    /// Begins where the target says that the mirror had come to, if that is a place in this log.
-    pub(super) fn begin_at(&mut self, checkpoint: Option<&Checkpoint>, log: Uuid) -> Result<()> {
-        let watermarks = self.topic.watermarks(self.place.1)?;
-        let Some(checkpoint) = checkpoint else {
-            (self.committed, self.next) = (watermarks.log_start, watermarks.log_start);
-            return Ok(());
-        };
-        checkpoint.check(&self.topic, self.topic_id, &self.place, log)?;
+    /// Begins where the target says that the mirror had come to.
+    pub(super) fn begin_at(&mut self, checkpoint: &Checkpoint) {
         let at = checkpoint.next_offset;
         (self.committed, self.next, self.last_print) = (at, at, checkpoint.last);
-        Ok(())
     }
 
     /// What comes next, once it is on the disk: what is not could still be lost here, and would then be in the target only. `Ready(None)`
@@ -213,6 +208,7 @@ impl Lane {
     pub(super) fn is_committed(&mut self) {
         (self.committed, self.last) = (self.next, None);
         self.memory.refused = self.memory.refused.split_off(&self.next);
+        self.memory.buried = self.memory.buried.split_off(&self.next);
     }
 
     /// Whether records are sent one by one.

@@ -28,8 +28,8 @@ use crate::handle::RetentionHold;
 use crate::kafka::KafkaConfig;
 use crate::topic::Topic;
 
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long it leaves to another instance, which may have shut it out, for saying that it has begun.
 const SHUT_OUT_REST: Duration = Duration::from_secs(1);
 /// How often it looks for topics and partitions that were added, and whether paused ones are to be tried again.
@@ -42,6 +42,8 @@ const SYNC_AFTER: Duration = Duration::from_millis(200);
 const READERS_MAX: usize = 16;
 /// So many bytes of a partition are forwarded before it is another one's turn.
 const TURN_BYTES: usize = 4 * 1024 * 1024;
+/// After so many records it looks at the clock, which costs too much for each of them, and whether it is told to stop.
+const LOOK_EVERY: u64 = 256;
 /// A stop waits for the target so long.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(20);
 
@@ -54,10 +56,12 @@ pub(super) struct Runner {
     /// What keeps retention from overtaking it, by the topic's identity and the partition.
     pub(super) holds: BTreeMap<(Uuid, u32), Held>,
     pub(super) watch: Arc<Watch>,
-    /// What is kept of partitions from one connection to the next.
-    pub(super) memories: BTreeMap<Place, Memory>,
+    /// What is kept of partitions from one connection to the next, by the topic's identity and the number.
+    pub(super) memories: BTreeMap<(Uuid, u32), Memory>,
     /// Where the turns begin.
     first: usize,
+    /// How many records it has taken.
+    taken: u64,
     /// The number of its newest beginning, and what tells it from other instances.
     pub(super) epoch: u64,
     pub(super) instance: u64,
@@ -115,6 +119,7 @@ impl Runner {
             watch,
             memories: BTreeMap::new(),
             first: 0,
+            taken: 0,
             epoch: 0,
             has_begun: false,
             is_kept: false,
@@ -146,11 +151,11 @@ impl Runner {
             match ended {
                 Ok(()) | Err(Trouble::Stopped) => return Ok(()),
                 Err(Trouble::Again) => {}
-                Err(Trouble::Passing(error)) => self.pass(error, &mut backoff),
+                Err(Trouble::Passing(error)) => self.pass(error, &mut backoff)?,
                 // For what it was shut out it learns by beginning anew; another instance has said by then that it has begun.
                 Err(Trouble::Fatal(error)) if error.kind() == ErrorKind::Fenced => {
                     backoff = backoff.max(SHUT_OUT_REST);
-                    self.pass(error, &mut backoff);
+                    self.pass(error, &mut backoff)?;
                 }
                 Err(Trouble::Superseded(error)) => {
                     self.shared.counters.fenced.store(true, Ordering::Relaxed);
@@ -165,12 +170,15 @@ impl Runner {
     }
 
     /// Waits after an error that passes, longer each time.
-    fn pass(&mut self, error: Error, backoff: &mut Duration) {
+    fn pass(&mut self, error: Error, backoff: &mut Duration) -> Result<()> {
+        // There may be new topics, and they are held back without a cluster, too.
+        self.hold_all()?;
         self.look();
         self.shared.set_state(MirrorState::Connecting);
         self.shared.met(ErrorClass::Passing, None, error);
         self.shared.rest(*backoff);
         *backoff = (*backoff * 2).min(BACKOFF_MAX);
+        Ok(())
     }
 
     /// Ends with an error.
@@ -207,6 +215,8 @@ impl Runner {
             }
             if self.wants_retry(now) {
                 self.finish(session)?;
+                // Until it is tried again it is shown as paused.
+                self.look();
                 for lane in &mut self.lanes {
                     lane.unpause();
                 }
@@ -215,6 +225,9 @@ impl Runner {
             if self.shared.is_paused() {
                 self.finish(session)?;
                 self.shared.set_state(MirrorState::Paused);
+                self.hold_all()?;
+                // Tokens may have to be renewed.
+                session.producer.poll();
                 self.look();
                 self.shared.wait(REFRESH);
                 continue;
@@ -242,8 +255,8 @@ impl Runner {
                 // There was nothing for it.
                 continue;
             }
+            self.see_to_durability()?;
             if !moved {
-                self.see_to_durability()?;
                 self.shared.wait(self.rest_time());
             }
         }
@@ -274,45 +287,72 @@ impl Runner {
 
     /// Sends what there is, partition by partition. Answers whether there was anything.
     fn fill(&mut self, session: &Session) -> Result<bool, Trouble> {
-        let mut moved = false;
         let count = self.lanes.len();
-        let waker = self.waker.clone();
-        let mut cx = Context::from_waker(&waker);
-        let mut waits = false;
-        let only = self.suspects.last().cloned();
-        let is_meant =
-            |lane: &&mut Lane| lane.memory.paused.is_none() && only.as_ref().is_none_or(|only| *only == lane.target);
+        let (mut moved, mut waits) = (false, false);
         for turn in 0..count {
             let index = (self.first + turn) % count;
-            let mut sent = 0;
-            while let Some(lane) = self.lanes.get_mut(index).filter(is_meant) {
-                if self.unit.is_full(&self.settings) || session.producer.has_failed() {
-                    self.first = index;
+            let (has_sent, ended) = self.turn(session, index)?;
+            moved |= has_sent;
+            match ended {
+                Turn::Next => {}
+                Turn::Waits => waits = true,
+                Turn::Over => {
+                    if waits {
+                        self.undurable_since.get_or_insert(self.settings.log.monotonic());
+                    }
+                    // With a small window the same partition would be first for ever.
+                    self.first = (index + usize::from(has_sent)) % count;
                     return Ok(true);
-                }
-                if sent >= TURN_BYTES {
-                    if count > READERS_MAX {
-                        lane.close_reader();
-                    }
-                    break;
-                }
-                match lane.poll_next(&mut cx) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(None)) => {
-                        waits = true;
-                        break;
-                    }
-                    Poll::Ready(Ok(Some(next))) => {
-                        moved = true;
-                        sent += self.take(session, index, next)?;
-                    }
-                    Poll::Ready(Err(error)) => self.cannot_read(index, error)?,
                 }
             }
         }
         self.undurable_since = waits.then(|| self.undurable_since.unwrap_or_else(|| self.now()));
-        self.first = if count == 0 { 0 } else { (self.first + 1) % count };
+        self.first = (self.first + 1) % count.max(1);
         Ok(moved)
+    }
+
+    /// Sends what a partition has, as much of it as may be. Answers whether there was anything.
+    fn turn(&mut self, session: &Session, index: usize) -> Result<(bool, Turn), Trouble> {
+        let waker = self.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        let lets_go = self.lanes.len() > READERS_MAX;
+        let only = self.suspects.last().cloned();
+        let is_meant =
+            |lane: &&mut Lane| lane.memory.paused.is_none() && only.as_ref().is_none_or(|only| *only == lane.target);
+        let (mut moved, mut sent) = (false, 0);
+        while let Some(lane) = self.lanes.get_mut(index).filter(is_meant) {
+            let is_over = self.unit.is_full(&self.settings) || session.producer.has_failed();
+            if is_over || sent >= TURN_BYTES {
+                if moved && lets_go {
+                    lane.close_reader();
+                }
+                return Ok((moved, if is_over { Turn::Over } else { Turn::Next }));
+            }
+            match lane.poll_next(&mut cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(None)) => return Ok((moved, Turn::Waits)),
+                Poll::Ready(Ok(Some(next))) => {
+                    moved = true;
+                    sent += self.take(session, index, next)?;
+                    // What is passed over has no bytes, but takes its time.
+                    self.taken = self.taken.wrapping_add(1);
+                    if self.taken.is_multiple_of(LOOK_EVERY) {
+                        session.producer.poll();
+                        self.look_at_clock();
+                        if self.shared.is_stopping() || self.shared.is_paused() {
+                            return Ok((moved, Turn::Over));
+                        }
+                    }
+                }
+                Poll::Ready(Err(error)) => self.cannot_read(index, error)?,
+            }
+        }
+        Ok((moved, Turn::Next))
+    }
+
+    /// Looks whether the transaction has been open for long enough.
+    pub(super) fn look_at_clock(&mut self) {
+        self.unit.look(&self.settings, self.settings.log.monotonic());
     }
 
     /// A partition cannot be read: it is damaged, or gone. The others go on.
@@ -330,11 +370,19 @@ impl Runner {
     /// Whether what waits for the disk has waited long enough to have it synced.
     fn see_to_durability(&mut self) -> Result<(), Trouble> {
         let Some(since) = self.undurable_since else { return Ok(()) };
-        if self.now().saturating_sub(since) >= SYNC_AFTER && !self.settings.log.is_read_only() {
-            self.settings.log.blocking_sync()?;
-            self.undurable_since = None;
+        if self.now().saturating_sub(since) < SYNC_AFTER || self.settings.log.is_read_only() {
+            return Ok(());
         }
-        Ok(())
+        self.undurable_since = None;
+        match self.settings.log.blocking_sync() {
+            Err(error) if error.kind() == ErrorKind::Closed => Err(error.into()),
+            // It may be about a partition that is none of this one's.
+            Err(error) => {
+                tracing::warn!(%error, "what a mirror waits for cannot be synced");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Sends one record, or what stands for it. Answers how many bytes it has.
@@ -368,6 +416,16 @@ impl Runner {
     pub(super) fn preserves(&self) -> bool {
         matches!(self.settings.partitions, super::settings::Partitions::Preserve)
     }
+}
+
+/// How the turn of a partition has ended.
+enum Turn {
+    /// It is another one's.
+    Next,
+    /// The same, and there is something that is not on the disk yet.
+    Waits,
+    /// Nothing more is sent for now: there is enough, something has failed, or it is told to stop.
+    Over,
 }
 
 /// Whether the client library has taken a record.

@@ -47,6 +47,8 @@ struct Wishes {
     pause: bool,
     /// Partitions that were paused for an error are to be tried again.
     retry: bool,
+    /// What is waited for after an error is to be tried at once.
+    hurry: bool,
     /// Somebody has rung.
     rung: bool,
 }
@@ -127,6 +129,7 @@ impl<P: Clone> Shared<P> {
         let mut wishes = lock(&self.wishes);
         wishes.pause = pause;
         wishes.retry |= !pause;
+        wishes.hurry |= !pause;
         drop(wishes);
         self.ring();
     }
@@ -161,11 +164,11 @@ impl<P: Clone> Shared<P> {
         drop(rung.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits for a time, or until it is told to stop.
+    /// Waits for a time, or until it is told to stop or to go on; the latter once for each time that it is told.
     pub(super) fn rest(&self, time: Duration) {
         let wishes = lock(&self.wishes);
-        let rested = self.bell.wait_timeout_while(wishes, time, |wishes| !wishes.stop && !wishes.retry);
-        drop(rested.unwrap_or_else(PoisonError::into_inner));
+        let rested = self.bell.wait_timeout_while(wishes, time, |wishes| !wishes.stop && !wishes.hurry);
+        rested.unwrap_or_else(PoisonError::into_inner).0.hurry = false;
     }
 
     pub(super) fn state(&self) -> MirrorState {

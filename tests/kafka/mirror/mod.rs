@@ -1,5 +1,6 @@
 //! The mirror against real brokers.
 
+mod beside;
 mod child;
 mod cluster;
 mod compare;

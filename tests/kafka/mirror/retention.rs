@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use annals::mirror::{GAP_FROM, GAP_TO, Hold, KafkaConfig, MARKER, Mirror, MirrorBuilder, MirrorState, OnBreach};
+use annals::mirror::{
+    GAP_FROM, GAP_TO, Guarantee, Hold, KafkaConfig, MARKER, Mirror, MirrorBuilder, MirrorState, OnBreach,
+};
 use annals::{Durability, ErrorKind, Record, Topic, TopicSettings};
 use bytes::Bytes;
 
@@ -56,6 +58,25 @@ async fn overrun(world: &World<'_>) -> (u64, u64) {
 
 fn numbers(values: &[String]) -> Vec<&str> {
     values.iter().map(|value| value.trim()).collect()
+}
+
+/// It has been there, and had nothing to forward yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_before_anything_was_forwarded_is_said_as_well() {
+    let Some(broker) = Broker::shared() else { return };
+    for guarantee in [Guarantee::ExactlyOnce, Guarantee::AtLeastOnce] {
+        let world = world(broker).await;
+        let mirror = world.mirror().guarantee(guarantee).spawn().unwrap();
+        caught_up(&mirror).await;
+        until("it has its partitions", async || mirror.status().partitions.len() == 2).await;
+        stop(mirror).await;
+        fill(&world, 0..300).await;
+        until("retention lets records go", async || log_start(&world) > 100).await;
+        let mirror = world.mirror().guarantee(guarantee).spawn().unwrap();
+        let error = paused(&mirror, "short", 0).await;
+        assert!(error.to_string().contains("offsets 0 to "), "{error}");
+        stop(mirror).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
