@@ -9,4 +9,5 @@ mod kill;
 mod refused;
 mod replies;
 mod retention;
+mod settings;
 pub(crate) mod world;
