@@ -398,8 +398,8 @@ impl MirrorBuilder {
     /// # Errors
     ///
     /// [`Invalid`](crate::ErrorKind::Invalid) for settings outside of what is allowed, [`NotFound`](crate::ErrorKind::NotFound) for a
-    /// dead-letter topic that is not there, [`Busy`](crate::ErrorKind::Busy) if this process has a mirror of this name on this log,
-    /// [`Closed`](crate::ErrorKind::Closed), [`Io`](crate::ErrorKind::Io) if its thread cannot be started.
+    /// dead-letter topic that is not there, [`Busy`](crate::ErrorKind::Busy) with [`Guarantee::AtLeastOnce`] if this process has such a
+    /// mirror of this name on this log, [`Closed`](crate::ErrorKind::Closed), [`Io`](crate::ErrorKind::Io) if its threads cannot be started.
     pub fn spawn(self) -> Result<Mirror> {
         Mirror::spawn(self)
     }
