@@ -398,9 +398,9 @@ impl MirrorBuilder {
     /// # Errors
     ///
     /// [`Invalid`](crate::ErrorKind::Invalid) for settings outside of what is allowed, [`NotFound`](crate::ErrorKind::NotFound) for a
-    /// dead-letter topic that is not there, [`Busy`](crate::ErrorKind::Busy) if this process has a mirror of this name on this log, unless both
-    /// are [`ExactlyOnce`](Guarantee::ExactlyOnce), where this one takes over,
-    /// [`Closed`](crate::ErrorKind::Closed), [`Io`](crate::ErrorKind::Io) if its thread cannot be started.
+    /// dead-letter topic that is not there, [`Busy`](crate::ErrorKind::Busy) if this process has a mirror of this name on this log, unless
+    /// both are [`ExactlyOnce`](Guarantee::ExactlyOnce): then this one takes over. [`Closed`](crate::ErrorKind::Closed),
+    /// [`Io`](crate::ErrorKind::Io) if its threads cannot be started.
     pub fn spawn(self) -> Result<Mirror> {
         Mirror::spawn(self)
     }

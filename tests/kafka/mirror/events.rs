@@ -16,7 +16,7 @@ mod ndjson;
 /// The header that tells one record from every other: which run has written it, and as which.
 pub(crate) const ID: &str = "id";
 
-/// Times are taken modulo this: Kafka has none before 1970, and a broker takes none of the future.
+/// Times are taken modulo this: a broker takes none that is far in the future.
 const SECONDS: i64 = 1_700_000_000;
 
 pub(crate) struct Events(Vec<ndjson::Event>);

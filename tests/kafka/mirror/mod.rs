@@ -10,4 +10,5 @@ mod kill;
 mod refused;
 mod replies;
 mod retention;
+mod settings;
 pub(crate) mod world;

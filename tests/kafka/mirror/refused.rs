@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use annals::mirror::{
     ErrorClass, Guarantee, KafkaConfig, MARKER, Mirror, MirrorBuilder, ORIGIN_OFFSET, OnRefused, Partitions,
-    SaslMechanism, SecurityProtocol,
+    SaslMechanism, SecurityProtocol, TargetTopics,
 };
 use annals::{ErrorKind, Record, Start, TopicSettings};
 use bytes::Bytes;
@@ -57,7 +57,9 @@ async fn assert_stops(world: &World<'_>, kind: ErrorKind, said: &str) {
 
 async fn assert_dead_letter(world: &World<'_>, bad: &Record<Bytes>) {
     let mirror = mirror(world, OnRefused::DeadLetter("dead".to_owned())).spawn().unwrap();
+    let mut errors = mirror.errors();
     caught_up(&mirror).await;
+    assert_eq!(met(&mut errors, ErrorClass::Skipped).await.partition, Some(("orders".to_owned(), 0)));
     let status = mirror.status();
     assert_eq!(status.refused, 1, "{status:?}");
     stop(mirror).await;
@@ -76,7 +78,9 @@ async fn assert_dead_letter(world: &World<'_>, bad: &Record<Bytes>) {
 
 async fn assert_skips(world: &World<'_>) {
     let mirror = mirror(world, OnRefused::Skip).spawn().unwrap();
+    let mut errors = mirror.errors();
     caught_up(&mirror).await;
+    assert_eq!(met(&mut errors, ErrorClass::Skipped).await.partition, Some(("orders".to_owned(), 0)));
     let status = mirror.status();
     assert_eq!(status.refused, 1, "{status:?}");
     stop(mirror).await;
@@ -305,14 +309,21 @@ async fn partitions_that_the_target_lacks_wait_for_it() {
     let world = World::new(broker);
     world.topic("orders", 2).await;
     broker.create_topic_with(&world.target("orders"), 2, 1, &[("retention.ms", "-1")]).await;
-    let mirror = world.bare_mirror().retry_paused(None).spawn().unwrap();
+    let mirror = world.bare_mirror().retry_paused(Some(Duration::from_millis(100))).spawn().unwrap();
+    let mut errors = mirror.errors();
     world.publish("orders", 200).await;
     caught_up(&mirror).await;
     world.log.add_partitions("orders", 3).await.unwrap();
     world.publish("orders", 200).await;
     let error = paused(&mirror, "orders", 2).await;
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    caught_up(&mirror).await;
+    // It connects anew each time it tries, and the others go on all the same.
+    for _ in 0..4 {
+        let told = met(&mut errors, ErrorClass::Partition).await;
+        assert_eq!((told.partition, told.error.kind()), (Some(("orders".to_owned(), 2)), ErrorKind::Invalid));
+        world.publish("orders", 100).await;
+        caught_up(&mirror).await;
+    }
     let there = values(&world.dump("orders").await);
     assert_eq!(there.len(), 2);
     broker.add_partitions(&world.target("orders"), 3).await;
@@ -393,6 +404,96 @@ async fn who_may_not_is_told_so() {
     caught_up(&mirror).await;
     stop(mirror).await;
     for topic in ["open", "closed"] {
+        world.assert_exactly_once(topic).await;
+    }
+}
+
+/// Gives `nobody`, who may do nothing else, a right to what a name or the beginning of one says.
+fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
+    let operations = operations.iter().flat_map(|operation| ["--operation", operation]);
+    let at = ["--bootstrap-server", broker.bootstrap(), "--add", "--force", "--allow-principal", "User:nobody"];
+    let arguments: Vec<&str> = at.into_iter().chain(operations).chain(resource.iter().copied()).collect();
+    tokio::task::block_in_place(|| broker.tool("acls", &arguments));
+}
+
+/// Spawns a mirror until it goes on: a right comes into force some time after it is given.
+async fn once_allowed(builder: &dyn Fn() -> MirrorBuilder) -> Mirror {
+    let begun = Instant::now();
+    let mirror = loop {
+        let mirror = builder().spawn().unwrap();
+        match mirror.caught_up().await {
+            Ok(()) => break mirror,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+    };
+    resume(&mirror).await;
+    caught_up(&mirror).await;
+    mirror
+}
+
+/// These are the rights that docs/KAFKA.md names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_needs_few_rights() {
+    let Some(broker) = Broker::start(Options::new().acl()) else { return };
+    let world = World::new(&broker);
+    world.topic("orders", 1).await;
+    world.publish("orders", 100).await;
+    let (checkpoints, target) = (world.target("places"), world.target("orders"));
+    for (topic, setting) in [(&checkpoints, ("cleanup.policy", "compact")), (&target, ("retention.ms", "-1"))] {
+        broker.create_topic_with(topic, 1, 1, &[setting]).await;
+    }
+    let nobody = || as_user(&broker, "nobody", &password("nobody"));
+    let mirror = || world.bare_mirror().to(nobody()).checkpoint_topic(&checkpoints).retry_paused(None);
+    let id = format!("annals.{}.{}", world.log.id(), world.name);
+    // To write a thing is to be told of it, too.
+    let needed: [(&[&str], &[&str]); 4] = [
+        (&["Write"], &["--topic", &target]),
+        (&["Write", "Read"], &["--topic", &checkpoints]),
+        // Nobody joins it: the client library asks who looks after it.
+        (&["Describe"], &["--group", "annals-mirror"]),
+        (&["Write"], &["--transactional-id", &id]),
+    ];
+    for (operations, resource) in needed {
+        let mirror = mirror().spawn().unwrap();
+        let error = failed(&mirror).await;
+        assert_eq!(error.kind(), ErrorKind::Denied, "before {resource:?}: {error}");
+        allow(&broker, operations, resource);
+    }
+    let at_work = once_allowed(&mirror).await;
+    stop(at_work).await;
+    world.assert_exactly_once("orders").await;
+
+    // Without transactions one is enough.
+    let plain = World::new(&broker);
+    plain.topic("orders", 1).await;
+    plain.publish("orders", 100).await;
+    broker.create_topic_with(&plain.target("orders"), 1, 1, &[("retention.ms", "-1")]).await;
+    allow(&broker, &["Write"], &["--topic", &plain.target("orders")]);
+    let builder = || plain.bare_mirror().to(nobody()).guarantee(Guarantee::AtLeastOnce).retry_paused(None);
+    let at_work = once_allowed(&builder).await;
+    stop(at_work).await;
+    plain.assert_exactly_once("orders").await;
+
+    // To make topics, and to add partitions.
+    world.topic("more", 1).await;
+    world.publish("more", 100).await;
+    let making = || mirror().create_topics(TargetTopics::default().config("retention.ms", "-1"));
+    let at_work = making().spawn().unwrap();
+    let error = paused(&at_work, "more", 0).await;
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    let beginning = ["--topic", &world.target(""), "--resource-pattern-type", "prefixed"];
+    allow(&broker, &["Create", "Write"], &beginning);
+    resume(&at_work).await;
+    caught_up(&at_work).await;
+    world.log.add_partitions("more", 2).await.unwrap();
+    world.publish("more", 100).await;
+    let error = paused(&at_work, "more", 1).await;
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    allow(&broker, &["Alter"], &beginning);
+    resume(&at_work).await;
+    caught_up(&at_work).await;
+    stop(at_work).await;
+    for topic in ["orders", "more"] {
         world.assert_exactly_once(topic).await;
     }
 }

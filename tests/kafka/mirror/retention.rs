@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use annals::mirror::{
-    GAP_FROM, GAP_TO, Guarantee, Hold, KafkaConfig, MARKER, Mirror, MirrorBuilder, MirrorState, OnBreach,
+    ErrorClass, GAP_FROM, GAP_TO, Guarantee, Hold, KafkaConfig, MARKER, Mirror, MirrorBuilder, MirrorState, OnBreach,
 };
 use annals::{Durability, ErrorKind, Record, Topic, TopicSettings};
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::world::{World, assert_whole, caught_up, paused, stop, values};
+use super::world::{World, assert_whole, caught_up, met, paused, stop, values};
 use crate::support::{Broker, Options, until};
 
 const SEGMENT: u64 = 64 << 10;
@@ -29,7 +30,11 @@ fn short(world: &World<'_>) -> Topic<Bytes, annals::Raw> {
 
 /// Writes records that say their number, and are on the disk then.
 async fn fill(world: &World<'_>, numbers: std::ops::Range<u64>) {
-    let record = |number| Record::new(Bytes::from(format!("{number:>RECORD$}")));
+    fill_at(world, numbers, Utc::now()).await;
+}
+
+async fn fill_at(world: &World<'_>, numbers: std::ops::Range<u64>, time: DateTime<Utc>) {
+    let record = |number| Record::new(Bytes::from(format!("{number:>RECORD$}"))).timestamp(time);
     let numbers: Vec<u64> = numbers.collect();
     // A batch is never spread over segments.
     for some in numbers.chunks(10) {
@@ -105,8 +110,11 @@ async fn a_mirror_that_was_overrun_may_go_on_and_say_what_is_missing() {
     let world = world(broker).await;
     let (forwarded, begins) = overrun(&world).await;
     let mirror = world.mirror().on_breach(OnBreach::Skip).spawn().unwrap();
+    let mut errors = mirror.errors();
     caught_up(&mirror).await;
     assert_whole(&mirror);
+    let told = met(&mut errors, ErrorClass::Skipped).await;
+    assert_eq!((told.partition, told.error.kind()), (Some(("short".to_owned(), 0)), ErrorKind::OffsetOutOfRange));
     fill(&world, 300..310).await;
     caught_up(&mirror).await;
     stop(mirror).await;
@@ -223,4 +231,39 @@ async fn beyond_its_cap_a_mirror_holds_nothing_back() {
     caught_up(&mirror).await;
     stop(mirror).await;
     world.assert_exactly_once("short").await;
+}
+
+/// What nobody has fetched for so long is not kept any longer, however little it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_is_not_held_back() {
+    let Some(broker) = Broker::shared() else { return };
+    const HOUR: Duration = Duration::from_secs(3600);
+    for is_old in [false, true] {
+        let world = world(broker).await;
+        let mut hold = Hold::default();
+        (hold.bytes_max, hold.age_max) = (None, Some(HOUR));
+        // Nobody listens there.
+        let nobody = KafkaConfig::new("127.0.0.1:9");
+        let mirror = world.mirror().hold_retention(Some(hold)).to(nobody).spawn().unwrap();
+        // The age is that of the record's own time.
+        let age = if is_old { TimeDelta::minutes(61) } else { TimeDelta::minutes(30) };
+        fill_at(&world, 0..300, Utc::now() - age).await;
+        if is_old {
+            until("retention lets records go", async || log_start(&world) > 100).await;
+        } else {
+            // Retention would have let most of it go by now.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(log_start(&world), 0);
+        }
+        stop(mirror).await;
+        let mirror = world.mirror().spawn().unwrap();
+        caught_up(&mirror).await;
+        stop(mirror).await;
+        let there = values(&world.dump("short").await).remove(&0).unwrap();
+        let there = numbers(&there);
+        // All of it, or its end without a gap.
+        let first = if is_old { 300 - there.len() as u64 } else { 0 };
+        assert_eq!(is_old, first > 100);
+        assert_eq!(there, (first..300).map(|number| number.to_string()).collect::<Vec<_>>());
+    }
 }

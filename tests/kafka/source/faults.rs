@@ -138,7 +138,10 @@ async fn records_that_kafka_has_let_go_are_never_passed_over_in_silence() {
     reading.stop().await.unwrap();
 
     let skipping = source(&log, broker, &[&topic]).on_gap(OnMissing::Skip).spawn().unwrap();
+    let mut errors = skipping.errors();
     caught_up(&skipping).await;
+    let told = error_with(&mut errors, "offsets 10 to 16").await;
+    assert_eq!((told.class, told.partition), (ErrorClass::Skipped, Some((topic.clone(), 0))));
     let all = found(&log, &topic);
     let gaps: Vec<_> = all.iter().filter(|found| found.header(MARKER) == Some("gap")).collect();
     assert_eq!(gaps.len(), 1);

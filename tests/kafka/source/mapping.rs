@@ -1,9 +1,9 @@
 //! Which topic and which partition of the log a record goes to.
 
-use annals::mirror::{ErrorClass, Source, SourcePartitions};
+use annals::mirror::{ErrorClass, MirrorState, ORIGIN_LOG, Source, SourcePartitions};
 use annals::{ErrorKind, Log, TopicSettings};
 
-use super::support::{New, Writer, caught_up, error_with, found, numbers, source, texts};
+use super::support::{New, Writer, caught_up, error_with, found, numbers, source, text, texts};
 use crate::support::{Broker, until};
 
 #[tokio::test]
@@ -128,4 +128,81 @@ async fn topics_and_partitions_that_are_made_on_the_way_join() {
     .await;
     assert_eq!(log.raw_topic(&first).unwrap().partitions(), 2);
     reading.stop().await.unwrap();
+}
+
+/// A log has no two topics whose names differ in case only: on some disks these would be one directory.
+#[tokio::test]
+async fn of_two_names_that_differ_in_case_only_one_is_paused() {
+    let Some(broker) = Broker::shared() else { return };
+    let rest = broker.unique("rders");
+    let both = [format!("O{rest}"), format!("o{rest}")];
+    let writer = Writer::new(broker);
+    for topic in &both {
+        broker.create_topic(topic, 2).await;
+        for partition in [0, 1] {
+            writer.write_texts(topic, partition, numbers(0..5));
+        }
+    }
+    let log = Log::in_memory().unwrap();
+    let reading = source(&log, broker, &[&format!("*{rest}")]).spawn().unwrap();
+    let mut errors = reading.errors();
+    let (mut had, mut lacking) = (None, None);
+    // From one beginning to the next it keeps to the same one, and nothing comes twice.
+    for round in 0_u32..2 {
+        caught_up(&reading).await;
+        // It may be about to begin anew.
+        until("it runs", async || reading.status().state == MirrorState::Running).await;
+        let (paused, whole): (Vec<_>, Vec<_>) =
+            reading.status().partitions.into_iter().partition(|partition| partition.paused.is_some());
+        assert_eq!((paused.len(), whole.len()), (2, 2), "{paused:?} {whole:?}");
+        for partition in &paused {
+            assert_eq!(partition.topic, paused[0].topic);
+            let error = partition.paused.as_ref().unwrap();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        }
+        let (name, other) = (whole[0].topic.clone(), paused[0].topic.clone());
+        assert_ne!(name, other);
+        assert_eq!(*had.get_or_insert_with(|| name.clone()), name);
+        lacking = Some(other);
+        for partition in [0, 1] {
+            assert_eq!(texts(&log, &name, partition), numbers(0..5 + round).collect::<Vec<_>>());
+        }
+        for partition in [0, 1] {
+            writer.write_texts(&name, partition, numbers(5 + round..6 + round));
+        }
+        reading.resume();
+    }
+    let told = error_with(&mut errors, "").await;
+    assert_eq!(told.class, ErrorClass::Partition);
+    assert_eq!(told.partition.map(|place| place.0), lacking);
+    reading.stop().await.unwrap();
+}
+
+/// For a log without a mirror of the same topics: the records are as they were written.
+#[tokio::test]
+async fn where_it_is_not_wanted_records_get_no_origin() {
+    let Some(broker) = Broker::shared() else { return };
+    let topic = broker.unique("bare");
+    broker.create_topic(&topic, 1).await;
+    let own: &[(&str, Option<&[u8]>)] = &[("a", Some(b"1"))];
+    let from_a_log: &[(&str, Option<&[u8]>)] = &[(ORIGIN_LOG, Some(b"another")), ("b", None)];
+    let records = [own, &[], from_a_log].map(|headers| New { headers, ..text(0, "x") });
+    Writer::new(broker).write(&topic, &records);
+    for adds in [true, false] {
+        let log = Log::in_memory().unwrap();
+        let reading = source(&log, broker, &[&topic]).origin_headers(adds).spawn().unwrap();
+        caught_up(&reading).await;
+        reading.stop().await.unwrap();
+        let names: Vec<Vec<String>> =
+            found(&log, &topic).into_iter().map(|found| found.headers.into_iter().map(|it| it.0).collect()).collect();
+        // What says already where it comes from says so still.
+        let of_log = vec![ORIGIN_LOG.to_owned(), "b".to_owned()];
+        if adds {
+            assert_eq!((names[0].len(), names[1].len()), (5, 4), "{names:?}");
+            assert!(names[1].iter().all(|name| name.starts_with("annals.origin.")), "{names:?}");
+            assert_eq!(names[2], of_log);
+        } else {
+            assert_eq!(names, [vec!["a".to_owned()], vec![], of_log]);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use annals::mirror::{
 };
 use annals::{ErrorKind, Log};
 
-use self::support::{Found, New, Writer, caught_up, found, numbers, source, text, texts};
+use self::support::{Found, New, Writer, caught_up, error_with, found, numbers, source, text, texts};
 use crate::support::{Broker, until};
 
 #[tokio::test]
@@ -170,7 +170,10 @@ async fn a_record_that_the_log_does_not_take_holds_its_partition_or_becomes_a_ma
     let log = Log::in_memory().unwrap();
     log.create_raw_topic(&topic, small).await.unwrap();
     let skipping = source(&log, broker, &[&topic]).on_refused(annals::mirror::OnMissing::Skip).spawn().unwrap();
+    let mut errors = skipping.errors();
     caught_up(&skipping).await;
+    let told = error_with(&mut errors, "record_bytes_max").await;
+    assert_eq!((told.class, told.partition), (ErrorClass::Skipped, Some((topic.clone(), 0))));
     let found = found(&log, &topic);
     assert_eq!(found.iter().map(Found::value).collect::<Vec<_>>(), ["a", "", "b", "c"]);
     assert_eq!((found[1].header(MARKER), found[1].header(ORIGIN_OFFSET)), (Some("skipped"), Some("1")));

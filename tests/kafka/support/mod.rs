@@ -129,6 +129,11 @@ impl Broker {
         self.lines.get(name).unwrap_or_else(|| panic!("the brokers were started without what has {name}"))
     }
 
+    /// Where their data is, if they were started here.
+    pub(crate) fn dir(&self) -> Option<&str> {
+        self.lines.get("dir").map(String::as_str)
+    }
+
     /// Where they listen to everybody: `host:port`, separated by commas.
     pub(crate) fn bootstrap(&self) -> &str {
         self.line("bootstrap")
@@ -249,7 +254,7 @@ impl Broker {
 
     /// The last lines that each broker has written.
     fn last_words(&self) -> String {
-        let Some(dir) = self.lines.get("dir") else { return String::new() };
+        let Some(dir) = self.dir() else { return String::new() };
         let logs = |id| {
             let files = std::fs::read_dir(format!("{dir}/node-{id}")).into_iter().flatten().flatten();
             let files = files.map(|file| file.path());
@@ -269,7 +274,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let Some(dir) = self.lines.get("dir") else { return };
+        let Some(dir) = self.dir() else { return };
         if std::thread::panicking() {
             eprintln!("{}", self.last_words());
         }
