@@ -31,6 +31,7 @@ mod publish;
 mod read;
 mod records;
 mod take_over;
+mod threads;
 mod topics;
 mod wanted;
 mod writer;

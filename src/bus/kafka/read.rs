@@ -9,7 +9,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::committer::put;
 use super::desk::{Place, place_of};
-use super::records::{Names, message};
+use super::records::{Names, record};
 use super::topics::TopicInfo;
 use super::{Cluster, clients, places_of};
 use crate::codec::Codec;
@@ -47,7 +47,7 @@ impl Cluster {
         while !open.is_empty() {
             self.check_open()?;
             let next = match reader.poll(LOOK) {
-                Some(Ok(native)) => Some(message(&native, &mut names)?),
+                Some(Ok(native)) => Some(record(&native, &mut names)?),
                 Some(Err(error)) => {
                     let error = reading(error);
                     if error.kind() != ErrorKind::Unavailable {

@@ -13,6 +13,7 @@ use crate::support::{Broker, PATIENCE, until};
 
 mod faults;
 mod kill;
+mod limits;
 mod shared;
 
 const NUMBERS: TopicDef<u64, Json> = TopicDef::new("numbers");

@@ -1,0 +1,85 @@
+//! What a topic of Kafka may hold, and become, that a log's cannot; and what Kafka refuses.
+
+use std::ffi::CString;
+use std::sync::{Arc, Mutex};
+
+use annals::{Context, ErrorKind, Event, HandlerError};
+use rdkafka::bindings;
+use rdkafka::error::IsError;
+use rdkafka::producer::{BaseProducer, Producer};
+
+use super::{NUMBERS, of, soon};
+use crate::support::{Broker, PATIENCE, until};
+
+/// Sends a record with a header whose name is no text. Nothing but the client library itself can be made to do that.
+#[expect(unsafe_code, reason = "the library is not Rust's")]
+fn send_unreadable(broker: &Broker, topic: &str) {
+    use bindings::rd_kafka_vtype_t as V;
+    let producer: BaseProducer = broker.client().create().unwrap();
+    let (topic, name) = (CString::new(topic).unwrap(), b"\xff");
+    // SAFETY: all that is pointed to is there until the end; the library copies it, and owns the headers once it has taken the record.
+    unsafe {
+        let headers = bindings::rd_kafka_headers_new(1);
+        let added = bindings::rd_kafka_header_add(headers, name.as_ptr().cast(), 1, name.as_ptr().cast(), 1);
+        assert!(!added.is_error(), "{added:?}");
+        let sent = bindings::rd_kafka_producev(
+            producer.client().native_ptr(),
+            V::RD_KAFKA_VTYPE_TOPIC,
+            topic.as_ptr(),
+            V::RD_KAFKA_VTYPE_PARTITION,
+            0_i32,
+            V::RD_KAFKA_VTYPE_MSGFLAGS,
+            bindings::RD_KAFKA_MSG_F_COPY,
+            V::RD_KAFKA_VTYPE_VALUE,
+            b"2".as_ptr(),
+            1_usize,
+            V::RD_KAFKA_VTYPE_HEADERS,
+            headers,
+            V::RD_KAFKA_VTYPE_END,
+        );
+        assert!(!sent.is_error(), "{sent:?}");
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
+/// Nobody hangs over a record that cannot be read, and nobody passes over it: whoever meets it says where it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_cannot_be_read_ends_the_subscription() {
+    let Some(broker) = Broker::shared() else { return };
+    let environment = broker.unique("bus");
+    let bus = of(broker, &environment);
+    bus.publish(NUMBERS, 0).await.unwrap();
+    bus.publish(NUMBERS, 1).await.unwrap();
+    send_unreadable(broker, &format!("{environment}.numbers"));
+    bus.publish(NUMBERS, 3).await.unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    // Whoever begins again meets it again.
+    for _ in 0..2 {
+        let handler = {
+            let seen = Arc::clone(&seen);
+            move |event: Event<u64>, _: Context| {
+                seen.lock().unwrap().push(event.into_value().unwrap());
+                Ok::<_, HandlerError>(())
+            }
+        };
+        let subscription = bus.on(NUMBERS, "group", handler).spawn().await.unwrap();
+        let error = soon("it ends", subscription.idle()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        assert!(error.to_string().contains("offset 2 has a header"), "{error}");
+        let health = bus.health();
+        assert!(!health.ready && !health.subscriptions[0].running, "{health:?}");
+        assert!(health.subscriptions[0].error.is_some(), "{health:?}");
+        soon("it is over", subscription.unsubscribe()).await.unwrap_err();
+    }
+    assert_eq!(*seen.lock().unwrap(), [0, 1]);
+    let kinds = [
+        soon("history", bus.history(NUMBERS, 10)).await.map(drop),
+        soon("lag", bus.lag("group")).await.map(drop),
+        soon("letters", bus.dead_letters("group", "numbers").unwrap().list(1)).await.map(drop),
+    ];
+    for (number, done) in kinds.into_iter().enumerate() {
+        let error = done.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "number {number}: {error}");
+        assert!(error.to_string().contains("offset 2 has a header"), "number {number}: {error}");
+    }
+}
