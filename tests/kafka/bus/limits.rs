@@ -1,12 +1,14 @@
 //! What a topic of Kafka may hold, and become, that a log's cannot; and what Kafka refuses.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use annals::{Context, ErrorKind, Event, HandlerError};
+use annals::{Context, ErrorKind, Event, HandlerError, Record, TopicSettings};
 use rdkafka::bindings;
 use rdkafka::error::IsError;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::{NUMBERS, of, soon};
 use crate::support::{Broker, PATIENCE, until};
@@ -82,4 +84,36 @@ async fn a_record_that_cannot_be_read_ends_the_subscription() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "number {number}: {error}");
         assert!(error.to_string().contains("offset 2 has a header"), "number {number}: {error}");
     }
+}
+
+/// The mark of a transaction at the end of one partition is found though events of another never cease to come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_partition_is_read_beside_a_busy_one() {
+    let Some(broker) = Broker::shared() else { return };
+    let environment = broker.unique("bus");
+    let bus = of(broker, &environment);
+    bus.create_topic(NUMBERS, TopicSettings::default().partitions(2)).await.unwrap();
+    let quiet = [1, 2, 3].map(|number| Record::new(number).partition(0));
+    bus.publish_batch(NUMBERS, quiet).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let busy = {
+        let (stop, topic) = (Arc::clone(&stop), format!("{environment}.numbers"));
+        let producer: BaseProducer = broker.client().create().unwrap();
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..100 {
+                    // What there is no room for is left out.
+                    let _full = producer.send(BaseRecord::<(), _>::to(&topic).partition(1).payload("0"));
+                }
+                producer.poll(Duration::from_millis(1));
+            }
+        })
+    };
+    let end = || broker.end(&format!("{environment}.numbers"), 1);
+    until("the other is busy", async || end() > 1000).await;
+    let history = tokio::time::timeout(PATIENCE, bus.history(NUMBERS, 100)).await;
+    stop.store(true, Ordering::Relaxed);
+    busy.join().unwrap();
+    let history = history.expect("it is not read in time").unwrap();
+    assert_eq!(history.len(), 100);
 }
