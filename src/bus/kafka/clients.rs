@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::FutureProducer;
 
 use super::{ANSWER_MAX, DELIVERY_MAX, TRANSACTION_MAX};
@@ -138,7 +138,12 @@ pub(super) fn asked<T>(
         };
         drop(client.poll(pause));
         pause = pause.saturating_mul(2).min(SLICE);
-        let passes = code(&error).is_none_or(|code| class(code) == Class::Passing);
+        let is_new = code(&error) == Some(Code::UnknownPartition);
+        if is_new {
+            // It was added, and by itself the client hears of that some minutes later.
+            drop(client.fetch_metadata(None, SLICE));
+        }
+        let passes = is_new || code(&error).is_none_or(|code| class(code) == Class::Passing);
         // What went wrong in the background says more: nobody has let this client in.
         let trouble = client.context().take_trouble(context);
         match trouble {

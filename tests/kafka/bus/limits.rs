@@ -10,7 +10,7 @@ use rdkafka::bindings;
 use rdkafka::error::IsError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{NUMBERS, of, soon};
+use super::{DLQ, NUMBERS, of, soon};
 use crate::support::{Broker, PATIENCE, until};
 
 /// Sends a record with a header whose name is no text. Nothing but the client library itself can be made to do that.
@@ -116,4 +116,39 @@ async fn a_quiet_partition_is_read_beside_a_busy_one() {
     busy.join().unwrap();
     let history = history.expect("it is not read in time").unwrap();
     assert_eq!(history.len(), 100);
+}
+
+/// Dead letters of a partition that was added after a bus has looked are replayed and purged by it as all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_of_partitions_that_came_later_are_closed() {
+    let Some(broker) = Broker::shared() else { return };
+    let environment = broker.unique("bus");
+    let fails = Arc::new(AtomicBool::new(true));
+    let handler = || {
+        let fails = Arc::clone(&fails);
+        move |_: Event<u64>, _: Context| match fails.load(Ordering::Relaxed) {
+            true => Err(HandlerError::permanent("not yet")),
+            false => Ok(()),
+        }
+    };
+    let here = of(broker, &environment);
+    let first = here.on(NUMBERS, "group", handler()).dead_letter(DLQ).spawn().await.unwrap();
+    here.publish(NUMBERS, 1).await.unwrap();
+    soon("it has failed", first.idle()).await.unwrap();
+    let letters = here.dead_letters("group", DLQ).unwrap();
+    assert_eq!(letters.purge_all().await.unwrap(), 1);
+    first.unsubscribe().await.unwrap();
+    broker.add_partitions(&format!("{environment}.numbers"), 3).await;
+    // Another process knows of them, and makes dead letters of their events.
+    let there = of(broker, &environment);
+    let second = there.on(NUMBERS, "group", handler()).dead_letter(DLQ).spawn().await.unwrap();
+    there.publish(NUMBERS, Record::new(2).partition(2)).await.unwrap();
+    soon("it has failed", second.idle()).await.unwrap();
+    assert_eq!(letters.count().await.unwrap(), 1);
+    fails.store(false, Ordering::Relaxed);
+    assert_eq!(letters.replay_all().await.unwrap(), 1);
+    until("it is replayed", async || second.stats().succeeded == 1).await;
+    let lag = here.lag("group").await.unwrap();
+    assert_eq!(lag.iter().filter(|of| of.partition.topic.ends_with(".numbers")).count(), 3, "{lag:?}");
+    second.unsubscribe().await.unwrap();
 }
