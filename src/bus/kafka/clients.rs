@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::AdminOptions;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::FutureProducer;
@@ -52,11 +52,6 @@ pub(super) fn reader(config: &KafkaConfig) -> Result<Client> {
 /// A client that asks what a group has committed, and is not in it.
 pub(super) fn outsider(config: &KafkaConfig, group: &str) -> Result<Client> {
     consumer(config, &[("group.id", group)])
-}
-
-/// A client that deletes records, and looks at settings.
-pub(super) fn admin(config: &KafkaConfig) -> Result<AdminClient<KafkaContext>> {
-    config.client().create_with_context(KafkaContext::new(config)).map_err(cannot_make)
 }
 
 pub(super) fn admin_options() -> AdminOptions {

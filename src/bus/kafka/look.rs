@@ -15,7 +15,7 @@ use crate::consumer::TopicPartition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::progress::Progress;
 use crate::handle::GroupPartition;
-use crate::kafka::from_kafka;
+use crate::kafka::{code, from_kafka};
 use crate::task::unblock;
 use crate::text::quoted;
 
@@ -23,11 +23,20 @@ impl Cluster {
     /// Deletes all records that a topic has now.
     pub(in crate::bus) async fn clear(self: &Arc<Self>, name: &str) -> Result<()> {
         self.check_open()?;
+        let context = format!("cannot delete the events of topic {}", quoted(name));
+        let failed = |error| match code(&error) {
+            // What the brokers say of a topic that is compacted, and of nothing else.
+            Some(Code::PolicyViolation) => Error::new(
+                ErrorKind::Unsupported,
+                format!("{context}: it is compacted, and Kafka deletes no records of such a topic; a log does"),
+            ),
+            _ => from_kafka(context.as_str(), error),
+        };
+        let client = self.admin.native(&context)?;
         let Some(topic) = self.find_away(name).await? else { return Ok(()) };
-        let failed = |error| from_kafka(format!("cannot delete the events of topic {}", quoted(name)), error);
         let mut list = place_list(&places_of(&topic));
         list.set_all_offsets(Offset::End).map_err(failed)?;
-        let done = clients::admin(&self.config)?.delete_records(&list, &admin_options()).await.map_err(failed)?;
+        let done = client.delete_records(&list, &admin_options()).await.map_err(failed)?;
         let wrong = done.elements().iter().find_map(|one| one.error().err());
         wrong.map_or(Ok(()), |error| Err(failed(error)))
     }

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use annals::{Context, ErrorKind, Event, HandlerError, Record, TopicSettings};
+use annals::mirror::{KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol};
+use annals::{Bus, BusSettings, Context, ErrorKind, Event, HandlerError, Record, TopicSettings};
 use rdkafka::bindings;
 use rdkafka::error::IsError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{DLQ, NUMBERS, of, soon};
+use super::{DLQ, NUMBERS, OTHERS, bus, of, soon};
 use crate::support::{Broker, PATIENCE, until};
 
 /// Sends a record with a header whose name is no text. Nothing but the client library itself can be made to do that.
@@ -151,4 +152,27 @@ async fn dead_letters_of_partitions_that_came_later_are_closed() {
     let lag = here.lag("group").await.unwrap();
     assert_eq!(lag.iter().filter(|of| of.partition.topic.ends_with(".numbers")).count(), 3, "{lag:?}");
     second.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_deleted_is_said() {
+    // Nobody is asked: there are no tokens for that.
+    let token = || Ok(OAuthToken::new("token", "somebody", chrono::DateTime::<chrono::Utc>::MAX_UTC));
+    let config = KafkaConfig::new("127.0.0.1:9")
+        .security_protocol(SecurityProtocol::SaslPlaintext)
+        .sasl_mechanism(SaslMechanism::OAuthBearer)
+        .oauth_token(token);
+    let with_tokens = Bus::on_kafka(config, BusSettings::default()).unwrap();
+    let error = soon("it is refused", with_tokens.clear_history("numbers")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("OAUTHBEARER"), "{error}");
+
+    let Some(broker) = Broker::shared() else { return };
+    let bus = bus(broker);
+    bus.create_topic(OTHERS, TopicSettings::default().compaction(true)).await.unwrap();
+    bus.publish(OTHERS, Record::new(1).key("key")).await.unwrap();
+    let error = bus.clear_history("others").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("compacted"), "{error}");
+    assert_eq!(bus.history(OTHERS, 10).await.unwrap().len(), 1);
 }
