@@ -128,7 +128,11 @@ pub(super) fn asked<T>(
         // Nothing is consumed: there are events only.
         drop(client.poll(Duration::ZERO));
         let error = match ask(client, SLICE) {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                // Whatever there was before has passed.
+                client.context().take_trouble(context);
+                return Ok(answer);
+            }
             Err(error) => error,
         };
         drop(client.poll(pause));
@@ -147,5 +151,27 @@ pub(super) fn asked<T>(
             _ if !passes || clock.monotonic() >= until => return Err(from_kafka(context, error)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientContext;
+    use rdkafka::consumer::Consumer;
+    use rdkafka::error::KafkaError;
+
+    use super::{Code, asked, query};
+    use crate::kafka::{Class, KafkaConfig};
+    use crate::storage::clock::ManualClock;
+
+    #[test]
+    fn an_answer_shows_that_earlier_trouble_has_passed() {
+        // Nobody listens there.
+        let client = query(&KafkaConfig::new("127.0.0.1:9")).unwrap();
+        client.context().error(KafkaError::Global(Code::Authentication), "not let in");
+        asked(&ManualClock::new(0), &client, "asked", |_, _| Ok(())).unwrap();
+        // That there is no broker may have been found out meanwhile.
+        let known = client.context().take_trouble("known");
+        assert!(!matches!(known, Some((Class::Fatal, _))), "{known:?}");
     }
 }
