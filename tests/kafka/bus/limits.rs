@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use annals::mirror::{KafkaConfig, OAuthToken, SaslMechanism, SecurityProtocol};
-use annals::{Bus, BusSettings, Context, ErrorKind, Event, HandlerError, Record, TopicSettings};
+use annals::{Bus, BusSettings, Context, ErrorKind, Event, HandlerError, Record, Start, TopicSettings};
 use rdkafka::bindings;
 use rdkafka::error::IsError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -175,4 +175,28 @@ async fn what_cannot_be_deleted_is_said() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("compacted"), "{error}");
     assert_eq!(bus.history(OTHERS, 10).await.unwrap().len(), 1);
+}
+
+/// With a topic the brokers forget what groups have finished in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_begins_anew_in_a_topic_that_was_made_anew() {
+    let Some(broker) = Broker::shared() else { return };
+    let environment = broker.unique("bus");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    for (from, to) in [(0, 5), (5, 12)] {
+        let bus = of(broker, &environment);
+        bus.publish_batch(NUMBERS, from..to).await.unwrap();
+        let handler = {
+            let seen = Arc::clone(&seen);
+            move |event: Event<u64>, _: Context| {
+                seen.lock().unwrap().push(event.into_value().unwrap());
+                Ok::<_, HandlerError>(())
+            }
+        };
+        let subscription = bus.on(NUMBERS, "group", handler).start(Start::Earliest).spawn().await.unwrap();
+        soon("all are handled", subscription.idle()).await.unwrap();
+        subscription.unsubscribe().await.unwrap();
+        broker.delete_topic(&format!("{environment}.numbers")).await;
+    }
+    assert_eq!(*seen.lock().unwrap(), (0..12).collect::<Vec<_>>());
 }
