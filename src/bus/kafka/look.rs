@@ -98,7 +98,11 @@ impl Cluster {
             let progress = committed.get(place);
             let low = progress.map_or(log_start, |progress| progress.low.max(log_start));
             let ahead: u64 = progress.map_or(0, |progress| progress.done.iter().map(|(from, to)| to - from).sum());
-            let age = oldest.get(place).map_or(0, |time| now.saturating_sub(*time));
+            // Behind the last event there may be marks of transactions, which nobody takes.
+            let (behind, age) = match oldest.get(place) {
+                Some(time) => (high_watermark.saturating_sub(low).saturating_sub(ahead), now.saturating_sub(*time)),
+                None => (0, 0),
+            };
             GroupPartition {
                 partition: TopicPartition {
                     topic: place.0.to_string(),
@@ -110,7 +114,7 @@ impl Cluster {
                 finished_ahead: ahead,
                 log_start,
                 high_watermark,
-                lag_records: high_watermark.saturating_sub(low).saturating_sub(ahead),
+                lag_records: behind,
                 lag: Duration::from_micros(u64::try_from(age).unwrap_or(0)),
             }
         };

@@ -154,6 +154,23 @@ async fn dead_letters_of_partitions_that_came_later_are_closed() {
     second.unsubscribe().await.unwrap();
 }
 
+/// What was published as one is followed by a mark that nobody takes, and nobody is behind because of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_behind_because_of_the_mark_of_a_transaction() {
+    let Some(broker) = Broker::shared() else { return };
+    let bus = bus(broker);
+    bus.publish_batch(NUMBERS, 0..3).await.unwrap();
+    let handler = |_: Event<u64>, _: Context| Ok::<_, HandlerError>(());
+    let subscription = bus.on(NUMBERS, "group", handler).spawn().await.unwrap();
+    soon("all are handled", subscription.idle()).await.unwrap();
+    subscription.unsubscribe().await.unwrap();
+    let lag = bus.lag("group").await.unwrap();
+    assert_eq!((lag[0].committed, lag[0].high_watermark, lag[0].lag_records), (Some(3), 4, 0), "{lag:?}");
+    bus.publish_batch(NUMBERS, 3..5).await.unwrap();
+    let lag = bus.lag("group").await.unwrap();
+    assert!(lag[0].lag_records >= 2, "{lag:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_deleted_is_said() {
     // Nobody is asked: there are no tokens for that.
