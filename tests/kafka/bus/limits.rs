@@ -12,7 +12,7 @@ use rdkafka::error::IsError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::{DLQ, NUMBERS, OTHERS, bus, of, soon};
-use crate::support::{Broker, PATIENCE, until};
+use crate::support::{Broker, Options, PATIENCE, password, until};
 
 /// Sends a record with a header whose name is no text. Nothing but the client library itself can be made to do that.
 #[expect(unsafe_code, reason = "the library is not Rust's")]
@@ -192,6 +192,70 @@ async fn what_cannot_be_deleted_is_said() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("compacted"), "{error}");
     assert_eq!(bus.history(OTHERS, 10).await.unwrap().len(), 1);
+}
+
+/// What docs/KAFKA.md lists is all that a program needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_that_are_listed_are_enough() {
+    let Some(broker) = Broker::start(Options::new().sasl().acl()) else { return };
+    let connect = || {
+        let config = KafkaConfig::new(broker.sasl_bootstrap())
+            .security_protocol(SecurityProtocol::SaslPlaintext)
+            .sasl_mechanism(SaslMechanism::ScramSha256)
+            .sasl_username("nobody")
+            .sasl_password(password("nobody"));
+        Bus::on_kafka(config, BusSettings::default()).unwrap()
+    };
+    let bus = connect();
+    let lists: [&[&str]; 3] = [
+        &[
+            "--operation=Read",
+            "--operation=Write",
+            "--operation=Describe",
+            "--operation=DescribeConfigs",
+            "--operation=Create",
+            "--operation=Alter",
+            "--operation=Delete",
+            "--topic=*",
+        ],
+        &["--operation=Read", "--group=group", "--group=annals-reader"],
+        &["--operation=Write", "--transactional-id=annals-", "--resource-pattern-type=prefixed"],
+    ];
+    for list in lists {
+        let who = ["--bootstrap-server", broker.bootstrap(), "--add", "--allow-principal", "User:nobody"];
+        broker.tool("acls", &[&who[..], list].concat());
+    }
+    let fails = Arc::new(AtomicBool::new(true));
+    let handler = {
+        let fails = Arc::clone(&fails);
+        move |_: Event<u64>, cx: Context| {
+            let fails = fails.load(Ordering::Relaxed);
+            async move {
+                cx.publish(OTHERS, 1).await?;
+                if fails { Err(HandlerError::permanent("not yet")) } else { Ok(()) }
+            }
+        }
+    };
+    let subscription = bus.on(NUMBERS, "group", handler).dead_letter(DLQ).sequenced().spawn().await.unwrap();
+    bus.publish(NUMBERS, 1).await.unwrap();
+    bus.publish_batch(NUMBERS, [2, 3]).await.unwrap();
+    soon("all have failed", subscription.idle()).await.unwrap();
+    fails.store(false, Ordering::Relaxed);
+    let letters = bus.dead_letters("group", DLQ).unwrap();
+    assert_eq!(letters.replay_all().await.unwrap(), 3);
+    until("all are replayed", async || subscription.stats().succeeded == 3).await;
+    soon("all are done", subscription.idle()).await.unwrap();
+    assert_eq!(bus.history(OTHERS, 10).await.unwrap().len(), 3);
+    assert_eq!(bus.lag("group").await.unwrap()[0].lag_records, 0);
+    bus.clear_history("numbers").await.unwrap();
+    subscription.unsubscribe().await.unwrap();
+    // Dead letters of a partition that is added need one more partition of annals' own topic.
+    broker.add_partitions("numbers", 2).await;
+    let handler = |_: Event<u64>, _: Context| Ok::<_, HandlerError>(());
+    assert_eq!(broker.partitions("__replays.numbers"), Some(1));
+    let subscription = connect().on(NUMBERS, "group", handler).dead_letter(DLQ).spawn().await.unwrap();
+    assert_eq!(broker.partitions("__replays.numbers"), Some(2));
+    subscription.unsubscribe().await.unwrap();
 }
 
 /// With a topic the brokers forget what groups have finished in it.
