@@ -119,6 +119,7 @@ impl Query {
                 }
             }
             Scope::Log => {
+                engine.check_takes_topics()?;
                 let all = engine.topics();
                 let found: Vec<_> =
                     all.iter().filter(|topic| wanted.is_indexed_by(&topic.settings())).cloned().collect();

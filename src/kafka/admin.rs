@@ -213,7 +213,11 @@ impl Admin {
     }
 
     /// A client that may change something.
-    fn native(&self, context: &str) -> Result<AdminClient<KafkaContext>> {
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where there are no tokens for it.
+    pub(crate) fn native(&self, context: &str) -> Result<AdminClient<KafkaContext>> {
         if self.config.token().is_some() {
             return Err(Error::new(
                 ErrorKind::Unsupported,

@@ -192,8 +192,11 @@ impl Reader {
         let topics = match &self.scope {
             Scope::Partition(topic, number) => return Ok(vec![(Arc::clone(topic), topic.partition(*number)?)]),
             Scope::Topics(topics) => topics.clone(),
-            // annals' own topics are no part of the history.
-            Scope::Log => self.engine.topics().into_iter().filter(|topic| !is_reserved(&topic.name)).collect(),
+            Scope::Log => {
+                self.engine.check_takes_topics()?;
+                // annals' own topics are no part of the history.
+                self.engine.topics().into_iter().filter(|topic| !is_reserved(&topic.name)).collect()
+            }
         };
         let all = topics.iter().flat_map(|topic| {
             topic.partitions().iter().map(|partition| (Arc::clone(topic), Arc::clone(partition))).collect::<Vec<_>>()

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::AdminOptions;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::FutureProducer;
 
 use super::{ANSWER_MAX, DELIVERY_MAX, TRANSACTION_MAX};
@@ -52,11 +52,6 @@ pub(super) fn reader(config: &KafkaConfig) -> Result<Client> {
 /// A client that asks what a group has committed, and is not in it.
 pub(super) fn outsider(config: &KafkaConfig, group: &str) -> Result<Client> {
     consumer(config, &[("group.id", group)])
-}
-
-/// A client that deletes records, and looks at settings.
-pub(super) fn admin(config: &KafkaConfig) -> Result<AdminClient<KafkaContext>> {
-    config.client().create_with_context(KafkaContext::new(config)).map_err(cannot_make)
 }
 
 pub(super) fn admin_options() -> AdminOptions {
@@ -133,12 +128,21 @@ pub(super) fn asked<T>(
         // Nothing is consumed: there are events only.
         drop(client.poll(Duration::ZERO));
         let error = match ask(client, SLICE) {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                // Whatever there was before has passed.
+                client.context().take_trouble(context);
+                return Ok(answer);
+            }
             Err(error) => error,
         };
         drop(client.poll(pause));
         pause = pause.saturating_mul(2).min(SLICE);
-        let passes = code(&error).is_none_or(|code| class(code) == Class::Passing);
+        let is_new = code(&error) == Some(Code::UnknownPartition);
+        if is_new {
+            // It was added, and by itself the client hears of that some minutes later.
+            drop(client.fetch_metadata(None, SLICE));
+        }
+        let passes = is_new || code(&error).is_none_or(|code| class(code) == Class::Passing);
         // What went wrong in the background says more: nobody has let this client in.
         let trouble = client.context().take_trouble(context);
         match trouble {
@@ -147,5 +151,27 @@ pub(super) fn asked<T>(
             _ if !passes || clock.monotonic() >= until => return Err(from_kafka(context, error)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientContext;
+    use rdkafka::consumer::Consumer;
+    use rdkafka::error::KafkaError;
+
+    use super::{Code, asked, query};
+    use crate::kafka::{Class, KafkaConfig};
+    use crate::storage::clock::ManualClock;
+
+    #[test]
+    fn an_answer_shows_that_earlier_trouble_has_passed() {
+        // Nobody listens there.
+        let client = query(&KafkaConfig::new("127.0.0.1:9")).unwrap();
+        client.context().error(KafkaError::Global(Code::Authentication), "not let in");
+        asked(&ManualClock::new(0), &client, "asked", |_, _| Ok(())).unwrap();
+        // That there is no broker may have been found out meanwhile.
+        let known = client.context().take_trouble("known");
+        assert!(!matches!(known, Some((Class::Fatal, _))), "{known:?}");
     }
 }

@@ -14,6 +14,7 @@ use super::ends::Ends;
 use super::member::{Member, Reader};
 use super::records::{Names, Outgoing};
 use super::take_over::TakeOver;
+use super::threads::{EndsWithIt, attend};
 use super::wanted::Wanted;
 use crate::bus::backend::Commit;
 use crate::bus::dead_letters::Parked;
@@ -116,18 +117,19 @@ impl Feed {
         // Before the threads begin: should it not come to the end of this, they end.
         let feed = Self { desk: Arc::clone(&desk), left };
         Feeds::register(&cluster.engine, &desk)?;
-        let committing = spawn("annals-kafka-commit", move || committer.run())?;
+        let ends = EndsWithIt(Arc::clone(&desk));
+        let committing = spawn("annals-kafka-commit", move || {
+            let _ends = ends;
+            committer.run()
+        })?;
         spawn("annals-kafka-read", move || {
-            reader.run();
-            // Whoever ends it, it ends for both.
-            reader.desk.tell(|state| state.stop = true);
-            let outcome = committing.join().unwrap_or_else(|_| Err(Error::invalid("a thread has panicked")));
+            let outcome = attend(&desk, committing, || reader.run());
             drop(reader);
             let _gone = leave.send(outcome).is_err();
         })?;
         match has_joined.await {
             Ok(joined) => joined.map(|()| feed),
-            Err(_) => Err(Error::closed()),
+            Err(_) => feed.close().await.and_then(|()| Err(Error::closed())),
         }
     }
 
@@ -161,7 +163,7 @@ impl Feed {
 
     #[expect(clippy::unused_self, reason = "the same for all feeds")]
     pub(in crate::bus) fn is_fatal(&self, error: &Error) -> bool {
-        error.kind() == ErrorKind::Mismatch
+        matches!(error.kind(), ErrorKind::Mismatch | ErrorKind::Failed)
     }
 
     pub(in crate::bus) fn tries(&self, message: &Message) -> Result<Tries> {

@@ -143,8 +143,7 @@ impl Cluster {
         group: &str,
         replay: bool,
     ) -> Result<Outgoing> {
-        let name = ensure_replays(self, &source.topic)?;
-        let topic = self.known(&name).ok_or_else(|| not_found(&name))?;
+        let topic = ensure_replays(self, &source.topic, source.partition.saturating_add(1))?;
         let record = if replay { to_replay(letter, source, group) } else { to_release(letter, source, group) };
         Outgoing::new(&topic, Record { partition: Some(source.partition), ..record })
     }

@@ -15,7 +15,7 @@ use crate::consumer::TopicPartition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::progress::Progress;
 use crate::handle::GroupPartition;
-use crate::kafka::from_kafka;
+use crate::kafka::{code, from_kafka};
 use crate::task::unblock;
 use crate::text::quoted;
 
@@ -23,11 +23,20 @@ impl Cluster {
     /// Deletes all records that a topic has now.
     pub(in crate::bus) async fn clear(self: &Arc<Self>, name: &str) -> Result<()> {
         self.check_open()?;
+        let context = format!("cannot delete the events of topic {}", quoted(name));
+        let failed = |error| match code(&error) {
+            // What the brokers say of a topic that is compacted, and of nothing else.
+            Some(Code::PolicyViolation) => Error::new(
+                ErrorKind::Unsupported,
+                format!("{context}: it is compacted, and Kafka deletes no records of such a topic; a log does"),
+            ),
+            _ => from_kafka(context.as_str(), error),
+        };
+        let client = self.admin.native(&context)?;
         let Some(topic) = self.find_away(name).await? else { return Ok(()) };
-        let failed = |error| from_kafka(format!("cannot delete the events of topic {}", quoted(name)), error);
         let mut list = place_list(&places_of(&topic));
         list.set_all_offsets(Offset::End).map_err(failed)?;
-        let done = clients::admin(&self.config)?.delete_records(&list, &admin_options()).await.map_err(failed)?;
+        let done = client.delete_records(&list, &admin_options()).await.map_err(failed)?;
         let wrong = done.elements().iter().find_map(|one| one.error().err());
         wrong.map_or(Ok(()), |error| Err(failed(error)))
     }
@@ -89,7 +98,11 @@ impl Cluster {
             let progress = committed.get(place);
             let low = progress.map_or(log_start, |progress| progress.low.max(log_start));
             let ahead: u64 = progress.map_or(0, |progress| progress.done.iter().map(|(from, to)| to - from).sum());
-            let age = oldest.get(place).map_or(0, |time| now.saturating_sub(*time));
+            // Behind the last event there may be marks of transactions, which nobody takes.
+            let (behind, age) = match oldest.get(place) {
+                Some(time) => (high_watermark.saturating_sub(low).saturating_sub(ahead), now.saturating_sub(*time)),
+                None => (0, 0),
+            };
             GroupPartition {
                 partition: TopicPartition {
                     topic: place.0.to_string(),
@@ -101,7 +114,7 @@ impl Cluster {
                 finished_ahead: ahead,
                 log_start,
                 high_watermark,
-                lag_records: high_watermark.saturating_sub(low).saturating_sub(ahead),
+                lag_records: behind,
                 lag: Duration::from_micros(u64::try_from(age).unwrap_or(0)),
             }
         };

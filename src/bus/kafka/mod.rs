@@ -31,6 +31,7 @@ mod publish;
 mod read;
 mod records;
 mod take_over;
+mod threads;
 mod topics;
 mod wanted;
 mod writer;
@@ -116,7 +117,9 @@ impl Bus {
 impl Cluster {
     fn new(config: KafkaConfig, log: &Log) -> Result<Arc<Self>> {
         let engine = Arc::clone(&log.inner.engine);
-        engine.refuse_topics("the bus is on Kafka, and its topics are there: this log takes none");
+        engine.refuse_topics(
+            "the bus is on Kafka, and its topics are there: this log takes none; that of a bus on a log, in memory or on a disk, does",
+        );
         let id = format!("annals-{:016x}{:016x}", engine.env.random.next_u64(), engine.env.random.next_u64());
         Ok(Arc::new(Self {
             query: clients::query(&config)?,

@@ -9,9 +9,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::committer::put;
 use super::desk::{Place, place_of};
-use super::records::{Names, message};
+use super::records::{Names, record};
 use super::topics::TopicInfo;
-use super::{Cluster, clients, places_of};
+use super::{Cluster, clients, place_list, places_of};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::from_kafka;
@@ -44,10 +44,11 @@ impl Cluster {
         reader.assign(&list).map_err(reading)?;
         let mut names = Names::default();
         let mut until = self.now().saturating_add(PATIENCE);
+        let mut look_at = Duration::ZERO;
         while !open.is_empty() {
             self.check_open()?;
             let next = match reader.poll(LOOK) {
-                Some(Ok(native)) => Some(message(&native, &mut names)?),
+                Some(Ok(native)) => Some(record(&native, &mut names)?),
                 Some(Err(error)) => {
                     let error = reading(error);
                     if error.kind() != ErrorKind::Unavailable {
@@ -57,22 +58,33 @@ impl Cluster {
                 }
                 None => None,
             };
-            let Some(message) = next else {
+            let now = self.now();
+            let mut over = Vec::new();
+            if let Some(message) = next {
+                let place = place_of(&message);
+                if let Some((_, to)) = open.get(&place) {
+                    until = now.saturating_add(PATIENCE);
+                    let last = message.offset + 1 >= *to;
+                    let beyond = message.offset >= *to;
+                    if beyond || !each(message)? || last {
+                        over.push(place);
+                    }
+                }
+            }
+            if now >= look_at {
+                look_at = now.saturating_add(LOOK);
                 // Marks of transactions are at the end, and nobody is shown them.
                 let read = positions(&reader.position().map_err(reading)?);
-                open.retain(|place, (_, to)| read.get(place).is_none_or(|at| at < to));
-                if self.now() >= until {
-                    return Err(Error::new(ErrorKind::Unavailable, "the brokers do not give what there is in time"));
-                }
-                continue;
-            };
-            until = self.now().saturating_add(PATIENCE);
-            let place = place_of(&message);
-            let Some((_, to)) = open.get(&place) else { continue };
-            let last = message.offset + 1 >= *to;
-            let beyond = message.offset >= *to;
-            if beyond || !each(message)? || last {
-                open.remove(&place);
+                let is_over = |(place, (_, to)): &(&Place, &(u64, u64))| read.get(*place).is_some_and(|at| at >= to);
+                over.extend(open.iter().filter(is_over).map(|(place, _)| place.clone()));
+            }
+            if !over.is_empty() {
+                until = now.saturating_add(PATIENCE);
+                open.retain(|place, _| !over.contains(place));
+                // Somebody may write to them faster than they are read: what there is of the others must not wait for that.
+                reader.pause(&place_list(&over)).map_err(reading)?;
+            } else if now >= until {
+                return Err(Error::new(ErrorKind::Unavailable, "the brokers do not give what there is in time"));
             }
         }
         Ok(())

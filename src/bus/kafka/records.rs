@@ -1,6 +1,7 @@
 //! Events as Kafka has them: there and back.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,8 +11,9 @@ use rdkafka::util::IntoOpaque;
 
 use super::topics::TopicInfo;
 use crate::codec::Codec;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Header, Headers, Message, Record, TopicName};
+use crate::text::quoted;
 
 /// The record with its value as bytes.
 pub(in crate::bus) fn encoded<T, C: Codec<T>>(record: Record<T>, codec: &C) -> Result<Record> {
@@ -66,28 +68,40 @@ pub(super) fn native_headers(headers: &Headers) -> OwnedHeaders {
 
 /// The names of the topics that a reader has met.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<Box<str>, TopicName>);
+pub(super) struct Names {
+    known: HashMap<Box<str>, TopicName>,
+    /// What has brought a member's reading to its end.
+    ended: Option<Error>,
+}
 
 impl Names {
     pub(super) fn of(&mut self, name: &str) -> TopicName {
-        match self.0.get(name) {
+        match self.known.get(name) {
             Some(known) => Arc::clone(known),
             None => {
                 let new: TopicName = Arc::new(name.into());
-                self.0.insert(name.into(), Arc::clone(&new));
+                self.known.insert(name.into(), Arc::clone(&new));
                 new
             }
         }
     }
 }
 
-/// What was read, with memory of its own.
+/// What a member has read. After a record that it cannot read there is nothing but this error, which ends the subscription: were
+/// anything read beyond it, the record would be taken as done.
 pub(super) fn message(native: &BorrowedMessage<'_>, names: &mut Names) -> Result<Message> {
-    let unreadable = |what: &str| Error::invalid(format!("topic {} has a record with {what}", native.topic()));
-    let mut headers = Headers::new();
-    for header in native.headers().into_iter().flat_map(|headers| headers.iter()) {
-        headers.push(Header::read(header.key, header.value.map(Bytes::copy_from_slice)));
+    if let Some(ended) = &names.ended {
+        return Err(ended.clone());
     }
+    record(native, names).map_err(|error| {
+        let error = Error::with_source(ErrorKind::Mismatch, "reading has come to an end", error);
+        names.ended.insert(error).clone()
+    })
+}
+
+/// What was read, with memory of its own.
+pub(super) fn record(native: &BorrowedMessage<'_>, names: &mut Names) -> Result<Message> {
+    let unreadable = |what: &str| Error::invalid(format!("topic {} has a record with {what}", native.topic()));
     Ok(Message {
         topic: names.of(native.topic()),
         partition: u32::try_from(native.partition()).map_err(|_| unreadable("a negative partition"))?,
@@ -95,7 +109,30 @@ pub(super) fn message(native: &BorrowedMessage<'_>, names: &mut Names) -> Result
         commit: 0,
         timestamp_micros: native.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
         key: native.key().map(Bytes::copy_from_slice),
-        headers,
+        headers: headers(native)?,
         value: native.payload().map(Bytes::copy_from_slice),
+    })
+}
+
+fn headers(native: &BorrowedMessage<'_>) -> Result<Headers> {
+    let Some(all) = native.headers() else { return Ok(Headers::new()) };
+    let read = || {
+        let mut headers = Headers::new();
+        for header in all.iter() {
+            headers.push(Header::read(header.key, header.value.map(Bytes::copy_from_slice)));
+        }
+        headers
+    };
+    // The client library's binding panics over a name that is no text.
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "topic {}, partition {}: the record at offset {} has a header whose name is no text in UTF-8",
+                quoted(native.topic()),
+                native.partition(),
+                native.offset()
+            ),
+        )
     })
 }

@@ -9,6 +9,7 @@ use rdkafka::consumer::Consumer;
 use super::Cluster;
 use super::desk::Desk;
 use super::member::Member;
+use super::topics::{TopicInfo, not_found};
 use crate::error::Result;
 use crate::group::pattern::Subscription as Names;
 use crate::kafka::from_kafka;
@@ -64,7 +65,7 @@ impl Wanted {
         }
         if self.replays {
             for topic in topics.clone() {
-                topics.insert(ensure_replays(cluster, &topic)?);
+                topics.insert(ensure_replays(cluster, &topic, 1)?.name.to_string());
             }
         }
         if self.subscribed.as_ref() == Some(&topics) {
@@ -84,15 +85,15 @@ impl Wanted {
     }
 }
 
-/// Makes the topic of a topic's replays, if there is none, with as many partitions. For threads.
-pub(super) fn ensure_replays(cluster: &Arc<Cluster>, topic: &str) -> Result<String> {
+/// Makes the topic of a topic's replays, if there is none, with as many partitions. It is not looked again as long as what is known of it
+/// has as many as are needed: partitions may have been added since. For threads.
+pub(super) fn ensure_replays(cluster: &Arc<Cluster>, topic: &str, needed: u32) -> Result<Arc<TopicInfo>> {
     let name = replays_of(topic);
-    if cluster.known(&name).is_some() {
-        return Ok(name);
+    if let Some(known) = cluster.known(&name).filter(|known| known.partitions >= needed) {
+        return Ok(known);
     }
-    let Some(source) = cluster.find(topic)? else { return Err(super::topics::not_found(topic)) };
+    let Some(source) = cluster.find(topic)? else { return Err(not_found(topic)) };
     let settings =
         TopicSettings { partitions: source.partitions, record_bytes_max: 64 << 20, ..TopicSettings::default() };
-    cluster.ensure(&name, &settings)?;
-    Ok(name)
+    cluster.ensure(&name, &settings)
 }

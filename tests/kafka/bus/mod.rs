@@ -13,6 +13,7 @@ use crate::support::{Broker, PATIENCE, until};
 
 mod faults;
 mod kill;
+mod limits;
 mod shared;
 
 const NUMBERS: TopicDef<u64, Json> = TopicDef::new("numbers");
@@ -73,6 +74,12 @@ async fn what_kafka_cannot_do_is_an_error() {
         bus.create_topic(NUMBERS, TopicSettings::default().indexed_headers(["tenant_id"])).await,
         bus.create_topic(NUMBERS, TopicSettings::default().index_keys(true)).await,
         bus.log().create_topic(NUMBERS, TopicSettings::default()).await.map(drop),
+        bus.log().topic(NUMBERS).map(drop),
+        bus.log().find("correlation_id", "17").blocking().map(drop),
+        bus.log().find_key("order-17").blocking().map(drop),
+        bus.log().replay(Start::Earliest).blocking().map(drop),
+        bus.log().replay_topics(["numbers"], Start::Earliest).map(drop),
+        bus.log().projection("counts", 1).on(NUMBERS, |_, _| Ok(())).spawn().await.map(drop),
     ];
     for (number, done) in kinds.into_iter().enumerate() {
         let error = done.unwrap_err();
