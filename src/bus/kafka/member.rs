@@ -194,8 +194,11 @@ impl Reader {
             self.desk.let_go();
             self.taken_over = false;
         }
+        if !self.taken_over {
+            // What is paused stays so in the client library, whatever is assigned to it.
+            self.go_on_with_all();
+        }
         if let Some(given) = self.given.as_ref().filter(|_| !self.taken_over) {
-            self.paused.clear();
             self.ends.forget();
             self.take_over.run(&self.cluster, &self.desk, &self.member, given)?;
             self.taken_over = true;
@@ -248,11 +251,17 @@ impl Reader {
         }
     }
 
-    /// While the driver has enough to do, nothing is read.
-    fn stand_still(&mut self) {
-        if !self.paused.is_empty() && self.desk.lock().is_half_empty() {
+    fn go_on_with_all(&mut self) {
+        if !self.paused.is_empty() {
             let paused = std::mem::take(&mut self.paused);
             self.told(self.member.consumer.resume(&place_list(&paused)));
+        }
+    }
+
+    /// While the driver has enough to do, nothing is read.
+    fn stand_still(&mut self) {
+        if self.desk.lock().is_half_empty() {
+            self.go_on_with_all();
         }
         if !self.desk.lock().is_full() {
             return;
