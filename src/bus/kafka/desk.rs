@@ -104,7 +104,7 @@ pub(super) struct State {
     /// Something is to be committed in the background.
     pub(super) soon: bool,
     pub(super) seeks: Vec<Seek>,
-    /// What the group has finished is to be read anew.
+    /// What the group has finished is to be read anew. Nothing is committed before it is.
     pub(super) rewind: bool,
     /// The last question whether all is delivered, and the last for which it was so.
     pub(super) asked_end: u64,
@@ -307,7 +307,8 @@ impl Desk {
     pub(super) fn hand_back(&self, patience: Duration) {
         self.tell(|state| (state.asked, state.released) = (true, false));
         let over = |state: &State| {
-            let said = state.parts.values().all(Part::is_said);
+            // What is not known is not said any more, and read by whoever comes next.
+            let said = state.rewind || state.parts.values().all(Part::is_said);
             state.stop || (state.released && state.wishes.is_empty() && !state.committing && said)
         };
         drop(self.wait_until(patience, over));

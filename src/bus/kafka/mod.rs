@@ -31,6 +31,8 @@ mod publish;
 mod read;
 mod records;
 mod take_over;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod wanted;
 mod writer;

@@ -1,0 +1,98 @@
+//! What the threads of a member tell each other. No brokers are asked.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Cluster;
+use super::committer::Committer;
+use super::desk::{Desk, Part, Place, Wish};
+use super::member::Member;
+use crate::error::{ErrorKind, Result};
+use crate::group::progress::Progress;
+use crate::handle::LogBuilder;
+use crate::kafka::KafkaConfig;
+use crate::storage::clock::SystemClock;
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn place(partition: i32) -> Place {
+    ("t".into(), partition)
+}
+
+/// A desk with so many partitions of which nothing is done.
+fn desk(partitions: i32) -> Arc<Desk> {
+    let desk = Arc::new(Desk::new("group", Arc::new(SystemClock)));
+    desk.tell(|state| {
+        for partition in 0..partitions {
+            state.parts.insert(place(partition), Part::new(1, Progress::at(0)));
+        }
+    });
+    desk
+}
+
+fn finish(desk: &Desk, offset: u64) {
+    desk.tell(|state| {
+        state.parts.get_mut(&place(0)).unwrap().finish(offset);
+        state.soon = true;
+    });
+}
+
+/// A committer whose brokers nobody has ever seen.
+fn committer(desk: &Arc<Desk>) -> Committer {
+    let config = KafkaConfig::new("127.0.0.1:9");
+    let cluster = Cluster::new(config.clone(), &LogBuilder::default().in_memory().unwrap()).unwrap();
+    let member = Arc::new(Member::new(&config, desk, None, LONG).unwrap());
+    Committer { cluster, desk: Arc::clone(desk), member, id: "annals-test".into(), writer: None }
+}
+
+fn wish(desk: &Desk, offset: u64) -> oneshot::Receiver<Result<()>> {
+    let (answer, answered) = oneshot::channel();
+    desk.tell(|state| {
+        state.wishes.push_back(Wish { place: place(0), offset, records: Vec::new(), answer });
+    });
+    answered
+}
+
+/// Somebody waits for partitions to be handed back. Tells how long it took.
+fn handing_back(desk: &Arc<Desk>) -> thread::JoinHandle<Duration> {
+    let there = Arc::clone(desk);
+    let began = Instant::now();
+    let waiting = thread::spawn(move || {
+        there.hand_back(LONG);
+        began.elapsed()
+    });
+    while !desk.is_asked() {
+        thread::yield_now();
+    }
+    waiting
+}
+
+/// Whoever does not know what became of one commit makes no other: it would say less than the first, and the brokers would have the
+/// last word.
+#[test]
+fn nothing_is_committed_before_it_is_known_what_is() {
+    let desk = desk(1);
+    finish(&desk, 3);
+    desk.tell(|state| state.rewind = true);
+    let answers = [wish(&desk, 0), wish(&desk, 1)];
+    let began = Instant::now();
+    let waiting = handing_back(&desk);
+    desk.next(std::task::Waker::noop(), false);
+    let committer = committer(&desk);
+    let committing = thread::spawn(move || committer.run());
+    for answer in answers {
+        let error = answer.blocking_recv().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    }
+    // Nobody waits for what will not be said.
+    assert!(waiting.join().unwrap() < LONG / 2);
+    assert!(!desk.lock().soon && !desk.lock().parts.values().all(Part::is_said));
+    // Who has lost what was done says so, however little.
+    desk.tell(|state| state.stop = true);
+    let error = committing.join().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(began.elapsed() < LONG / 2, "brokers were asked: {:?}", began.elapsed());
+}
