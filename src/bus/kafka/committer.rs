@@ -232,6 +232,13 @@ impl Committer {
     }
 }
 
+impl Drop for Committer {
+    /// Nobody waits for it any more, however it has ended.
+    fn drop(&mut self) {
+        self.desk.tell(|state| state.ended = true);
+    }
+}
+
 fn refuse(wishes: Vec<Wish>, error: &Error) {
     for wish in wishes {
         let _gone = wish.answer.send(Err(error.clone())).is_err();

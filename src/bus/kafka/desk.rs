@@ -109,8 +109,10 @@ pub(super) struct State {
     /// The last question whether all is delivered, and the last for which it was so.
     pub(super) asked_end: u64,
     reached_end: u64,
-    /// It is to end; no more is said after that.
+    /// It is to end; what is done by then is said, and no more after that.
     pub(super) stop: bool,
+    /// The thread that commits has ended.
+    pub(super) ended: bool,
     /// The log of the bus was closed.
     closed: bool,
 }
@@ -309,7 +311,8 @@ impl Desk {
         let over = |state: &State| {
             // What is not known is not said any more, and read by whoever comes next.
             let said = state.rewind || state.parts.values().all(Part::is_said);
-            state.stop || (state.released && state.wishes.is_empty() && !state.committing && said)
+            let released = state.released || state.stop;
+            state.ended || (released && state.wishes.is_empty() && !state.committing && said)
         };
         drop(self.wait_until(patience, over));
     }

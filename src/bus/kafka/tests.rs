@@ -17,6 +17,7 @@ use crate::kafka::KafkaConfig;
 use crate::storage::clock::SystemClock;
 
 const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(200);
 
 fn place(partition: i32) -> Place {
     ("t".into(), partition)
@@ -95,4 +96,29 @@ fn nothing_is_committed_before_it_is_known_what_is() {
     let error = committing.join().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(began.elapsed() < LONG / 2, "brokers were asked: {:?}", began.elapsed());
+}
+
+/// A member that ends while partitions are shared out anew says what is done before they go.
+#[test]
+fn who_ends_hands_back_what_is_said() {
+    let begin = || {
+        let desk = desk(1);
+        finish(&desk, 0);
+        let waiting = handing_back(&desk);
+        desk.tell(|state| state.stop = true);
+        thread::sleep(SHORT);
+        assert!(!waiting.is_finished(), "what is done is not committed");
+        (desk, waiting)
+    };
+    let (desk, waiting) = begin();
+    desk.tell(|state| state.committing = true);
+    desk.tell(|state| state.parts.values_mut().for_each(|part| part.committed = part.version));
+    thread::sleep(SHORT);
+    assert!(!waiting.is_finished(), "outputs are being committed");
+    desk.tell(|state| state.committing = false);
+    assert!(waiting.join().unwrap() < LONG / 2);
+    // Nobody says it any more.
+    let (desk, waiting) = begin();
+    drop(committer(&desk));
+    assert!(waiting.join().unwrap() < LONG / 2);
 }
