@@ -258,23 +258,25 @@ impl Reader {
         }
     }
 
-    /// While the driver has enough to do, nothing is read.
+    /// What the driver has enough of is read no further.
     fn stand_still(&mut self) {
-        if self.desk.lock().is_half_empty() {
-            self.go_on_with_all();
+        if !self.paused.is_empty() {
+            let more = self.desk.lock().go_on(&self.paused);
+            if !more.is_empty() {
+                self.paused.retain(|place| !more.contains(place));
+                self.told(self.member.consumer.resume(&place_list(&more)));
+            }
         }
         if !self.desk.lock().is_full() {
             return;
         }
-        let state = self.desk.wait_until(STALL, |state| state.stop || !state.is_full());
+        let mut state = self.desk.wait_until(STALL, |state| state.stop || !state.is_full());
         if !state.is_full() {
             return;
         }
         // It takes longer: the group must hear of this member all the same.
-        let busy: Vec<Place> =
-            state.parts.iter().filter(|(_, part)| part.queued > 0).map(|(place, _)| place.clone()).collect();
+        let more = state.stand_still();
         drop(state);
-        let more: Vec<Place> = busy.into_iter().filter(|place| !self.paused.contains(place)).collect();
         if !more.is_empty() {
             self.told(self.member.consumer.pause(&place_list(&more)));
             self.paused.extend(more);

@@ -10,10 +10,12 @@ use super::Cluster;
 use super::committer::Committer;
 use super::desk::{Desk, Part, Place, Wish};
 use super::member::Member;
+use crate::consumer::Item;
 use crate::error::{ErrorKind, Result};
 use crate::group::progress::Progress;
 use crate::handle::LogBuilder;
 use crate::kafka::KafkaConfig;
+use crate::record::{Headers, Message};
 use crate::storage::clock::SystemClock;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -121,4 +123,58 @@ fn who_ends_hands_back_what_is_said() {
     let (desk, waiting) = begin();
     drop(committer(&desk));
     assert!(waiting.join().unwrap() < LONG / 2);
+}
+
+/// Puts so many events before the driver.
+fn deliver(desk: &Desk, partition: u32, offsets: std::ops::Range<u64>) {
+    let topic = Arc::new("t".into());
+    for offset in offsets {
+        desk.deliver(Message {
+            topic: Arc::clone(&topic),
+            partition,
+            offset,
+            commit: 0,
+            timestamp_micros: 0,
+            key: None,
+            headers: Headers::new(),
+            value: None,
+        });
+    }
+}
+
+/// What waits of one partition counts for that partition only, up to a bound.
+#[test]
+fn a_full_partition_does_not_fill_the_others() {
+    let desk = desk(6);
+    deliver(&desk, 0, 0..1000);
+    assert!(desk.lock().is_full());
+    assert_eq!(desk.lock().stand_still(), [place(0)]);
+    assert!(!desk.lock().is_full());
+    assert!(desk.lock().go_on(&[place(0)]).is_empty());
+    deliver(&desk, 1, 0..400);
+    assert!(!desk.lock().is_full());
+    // It goes on once what waits is little with it.
+    let waker = std::task::Waker::noop();
+    for _ in 0..899 {
+        let Some(Ok(Item::Message(message))) = desk.next(waker, true) else { panic!("nothing waits") };
+        desk.finish(&message).unwrap();
+    }
+    assert!(desk.lock().go_on(&[place(0)]).is_empty());
+    let Some(Ok(Item::Message(message))) = desk.next(waker, true) else { panic!("nothing waits") };
+    assert_eq!((message.partition, message.offset), (0, 899));
+    assert_eq!(desk.lock().go_on(&[place(0)]), [place(0)]);
+    deliver(&desk, 2, 0..500);
+    assert!(desk.lock().is_full());
+    assert_eq!(desk.lock().stand_still().len(), 3);
+    // Somewhere it ends.
+    for partition in 3..6_u8 {
+        assert!(!desk.lock().is_full());
+        deliver(&desk, partition.into(), 0..1000);
+        assert_eq!(desk.lock().stand_still(), [place(partition.into())]);
+    }
+    assert!(desk.lock().is_full());
+    // A partition that is somebody else's does not stand.
+    desk.let_go();
+    assert!(!desk.lock().is_full());
+    assert_eq!(desk.lock().go_on(&[place(5)]), [place(5)]);
 }
