@@ -42,7 +42,7 @@ pub(in crate::bus) struct Join<'a> {
 }
 
 /// How long partitions wait for handlers, at the most: the brokers take a member for dead that keeps them waiting for five minutes.
-const PATIENCE_MAX: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(120);
 
 pub(in crate::bus) struct Feed {
     desk: Arc<Desk>,

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::clients;
 use super::desk::{Desk, Place, State};
 use super::ends::Ends;
+use super::feed::PATIENCE_MAX;
 use super::records::{Names, message};
 use super::take_over::TakeOver;
 use super::wanted::Wanted;
@@ -34,7 +35,7 @@ const STALL: Duration = Duration::from_millis(100);
 /// After a failure that passes.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How long a group may take to let somebody in: as long as another member may keep it waiting, and then some.
-const JOIN_MAX: Duration = Duration::from_secs(90);
+const JOIN_MAX: Duration = PATIENCE_MAX.saturating_add(Duration::from_secs(60));
 
 /// The consumer, for the threads of one subscription.
 pub(super) struct Member {

@@ -14,6 +14,7 @@ use crate::support::{Broker, PATIENCE, until};
 mod faults;
 mod kill;
 mod shared;
+mod standing;
 
 const NUMBERS: TopicDef<u64, Json> = TopicDef::new("numbers");
 const OTHERS: TopicDef<u64, Json> = TopicDef::new("others");
