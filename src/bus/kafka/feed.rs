@@ -112,6 +112,8 @@ impl Feed {
             taken_over: false,
             ends: Ends::default(),
             paused: Vec::new(),
+            left_out: Vec::new(),
+            look_at: Duration::ZERO,
         };
         // Before the threads begin: should it not come to the end of this, they end.
         let feed = Self { desk: Arc::clone(&desk), left };

@@ -34,6 +34,8 @@ const LOOK_BRIEFLY: Duration = Duration::from_millis(5);
 const STALL: Duration = Duration::from_millis(100);
 /// After a failure that passes.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How long to wait for a partition's leader before looking again.
+const LEADER_AFTER: Duration = Duration::from_secs(2);
 /// How long a group may take to let somebody in: as long as another member may keep it waiting, and then some.
 const JOIN_MAX: Duration = PATIENCE_MAX.saturating_add(Duration::from_secs(60));
 
@@ -129,6 +131,9 @@ pub(super) struct Reader {
     pub(super) taken_over: bool,
     pub(super) ends: Ends,
     pub(super) paused: Vec<Place>,
+    /// What it has and cannot read yet, and when to look again.
+    pub(super) left_out: Vec<Place>,
+    pub(super) look_at: Duration,
 }
 
 impl Reader {
@@ -201,14 +206,29 @@ impl Reader {
         }
         if let Some(given) = self.given.as_ref().filter(|_| !self.taken_over) {
             self.ends.forget();
-            self.take_over.run(&self.cluster, &self.desk, &self.member, given)?;
+            self.left_out = self.take_over.run(&self.cluster, &self.desk, &self.member, given)?;
             self.taken_over = true;
+            self.look_at = self.desk.clock.monotonic().saturating_add(LEADER_AFTER);
             if let Some(joined) = self.joined.take() {
                 let _gone = joined.send(Ok(())).is_err();
             }
         }
         self.seek()?;
+        self.look_for_leaders()?;
         self.look_for_the_end()
+    }
+
+    /// What was left out is taken over with the others, anew, once it has a leader.
+    fn look_for_leaders(&mut self) -> Result<()> {
+        let now = self.desk.clock.monotonic();
+        if !self.taken_over || self.left_out.is_empty() || now < self.look_at {
+            return Ok(());
+        }
+        self.look_at = now.saturating_add(LEADER_AFTER);
+        if self.cluster.has_leader(&self.left_out)? {
+            self.desk.tell(|state| state.rewind = true);
+        }
+        Ok(())
     }
 
     fn seek(&mut self) -> Result<()> {
@@ -227,7 +247,7 @@ impl Reader {
 
     fn look_for_the_end(&mut self) -> Result<()> {
         let asked = self.desk.lock().asked_end;
-        if !self.taken_over || !self.ends.is_wanted(asked) {
+        if !self.taken_over || !self.left_out.is_empty() || !self.ends.is_wanted(asked) {
             return Ok(());
         }
         if self.ends.begins(asked) && self.wanted.refresh(&self.cluster, &self.desk, &self.member, true)? {
