@@ -691,6 +691,49 @@ async fn unsubscribing_waits_for_what_is_running_and_gives_back_the_rest() {
     assert_eq!(seen.values(), [1, 2]);
 }
 
+/// Another member gets its partition once what runs is over, however many events of a key wait behind it.
+#[tokio::test]
+async fn a_line_of_events_does_not_hold_a_partition_back() {
+    const LINE: u64 = 500;
+    let bus = bus();
+    bus.create_topic(NUMBERS, TopicSettings::default().partitions(2)).await.unwrap();
+    for number in 0..2 * LINE {
+        let record = Record::new(number).key("key").partition(u32::try_from(number % 2).unwrap());
+        bus.publish(NUMBERS, record).await.unwrap();
+    }
+    let (first, second) = (Seen::default(), Seen::default());
+    let member = async |seen: &Seen| {
+        let seen = seen.clone();
+        let handler = move |event: Event<u64>, _: Context| {
+            let seen = seen.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                seen.note(&event);
+                Ok::<_, HandlerError>(())
+            }
+        };
+        bus.on(NUMBERS, "group", handler).concurrency(4).spawn().await.unwrap()
+    };
+    let begun = async |seen: &Seen| {
+        while seen.values().len() < 10 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let subscription = member(&first).await;
+    begun(&first).await;
+    let other = member(&second).await;
+    begun(&second).await;
+    assert!(first.values().len() < 200, "the other member had to wait for {} events", first.values().len());
+    subscription.unsubscribe().await.unwrap();
+    other.idle().await.unwrap();
+    // In order, and none twice.
+    for rest in 0..2 {
+        let handled = [first.values(), second.values()].concat();
+        let handled: Vec<u64> = handled.into_iter().filter(|number| number % 2 == rest).collect();
+        assert_eq!(handled, (0..2 * LINE).filter(|number| number % 2 == rest).collect::<Vec<_>>());
+    }
+}
+
 #[tokio::test]
 async fn patterns_pick_up_topics_that_come_later() {
     let bus = bus();

@@ -205,11 +205,18 @@ impl Driver {
             Permit::One => self.running.is_empty(),
             Permit::NotBefore(_) | Permit::Wait => false,
         };
-        room && permitted && !self.stopping && self.failure.is_none() && !self.shared.is_paused()
+        // A partition that is to go does so once nothing of this member's is under way: if always another began, it never would.
+        let stays = !self.feed.is_asked();
+        room && permitted && stays && !self.stopping && self.failure.is_none() && !self.shared.is_paused()
     }
 
     fn start_waiting(&mut self, waking: &mut Waking<'_>) -> bool {
         self.waiting.wake(self.alarm.now());
+        if !self.waiting.has_ready() || !self.is_free() {
+            return false;
+        }
+        // What has gone while nothing could begin does not begin here any more.
+        self.forget_gone();
         let mut moved = false;
         while self.waiting.has_ready() && self.is_free() {
             let Some(work) = self.waiting.next_ready() else { break };
@@ -223,8 +230,8 @@ impl Driver {
     fn take_in(&mut self, waking: &mut Waking<'_>) -> bool {
         let mut moved = false;
         for _ in 0..TAKEN_MAX {
-            // A partition that is to go does so once nothing of this member's is under way.
-            if self.feed.is_asked() && !self.running.is_empty() {
+            let asked = self.feed.is_asked();
+            if asked && !self.running.is_empty() {
                 break;
             }
             let room =
@@ -232,6 +239,8 @@ impl Driver {
             if !(room && self.is_free()) || self.waiting.has_ready() {
                 self.feed.poll_rebalance(waking);
                 self.forget_gone();
+                // What waits for it to be over can begin.
+                moved |= asked && !self.feed.is_asked();
                 break;
             }
             let next = self.feed.poll_next(waking);

@@ -12,7 +12,7 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Cluster;
-use super::desk::{Desk, Place, State, Wish};
+use super::desk::{Desk, Part, Place, State, Wish};
 use super::member::Member;
 use super::note;
 use super::records::Outgoing;
@@ -68,7 +68,7 @@ impl Committer {
                 }
             }
             if stop && !wishes {
-                return outcome;
+                return outcome.and_then(|()| self.has_said_all());
             }
             if let Err(error) = &outcome
                 && !stop
@@ -85,9 +85,14 @@ impl Committer {
     /// taken as one of the new owner's.
     fn commit_done(&self) -> Result<()> {
         let said = self.desk.tell(|state| {
-            (state.soon, state.saying) = (false, true);
-            said(state, &[])
+            state.soon = false;
+            // It may be less than the brokers have.
+            (!state.rewind).then(|| {
+                state.saying = true;
+                said(state, &[])
+            })
         });
+        let Some(said) = said else { return Ok(()) };
         let committed = said.and_then(|said| {
             if !said.of.is_empty() {
                 let commit = self.member.consumer.commit(&said.list, CommitMode::Sync);
@@ -100,6 +105,19 @@ impl Committer {
         });
         self.desk.tell(|state| state.saying = false);
         committed
+    }
+
+    /// Whether nothing is left, in the end: who does not know what the brokers have commits nothing.
+    fn has_said_all(&self) -> Result<()> {
+        let state = self.desk.lock();
+        if !state.rewind || state.parts.values().all(Part::is_said) {
+            return Ok(());
+        }
+        let sentence = format!(
+            "group {} was to read from the brokers what it has done, and ended before: what is not committed is handled again",
+            self.desk.group
+        );
+        Err(Error::new(ErrorKind::Unavailable, sentence))
     }
 
     fn commit_wishes(&mut self) {
@@ -136,6 +154,12 @@ impl Committer {
     }
 
     fn try_commit(&mut self, wishes: Vec<Wish>) -> std::result::Result<(), (Error, Vec<Wish>)> {
+        // A commit says how far the group has come, and that is not known: it would take back what the one before it has said.
+        if self.desk.lock().rewind {
+            let sentence =
+                "what the group has done is read from the brokers first; the event is handled again, unless it is done";
+            return Err((Error::new(ErrorKind::Fenced, sentence), wishes));
+        }
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => match Writer::open(&self.cluster.config, &self.id, Arc::clone(&self.desk.clock)) {
@@ -205,6 +229,13 @@ impl Committer {
         refuse(lost, &Error::new(ErrorKind::Fenced, "the event is done already, or is somebody else's by now"));
         let done = open.iter().map(|wish| (wish.place.clone(), wish.offset)).collect();
         (open, done)
+    }
+}
+
+impl Drop for Committer {
+    /// Nobody waits for it any more, however it has ended.
+    fn drop(&mut self) {
+        self.desk.tell(|state| state.ended = true);
     }
 }
 

@@ -32,8 +32,10 @@ pub(super) struct Part {
     pub(super) progress: Progress,
     /// Behind what was read.
     pub(super) next: u64,
-    /// How many events are in the inbox.
-    pub(super) queued: usize,
+    /// Its events in the inbox.
+    queued: Load,
+    /// It is not read for now.
+    stands: bool,
     /// How many the driver has that are not done.
     unfinished: usize,
     /// How often something has changed, and what of it is committed.
@@ -44,7 +46,7 @@ pub(super) struct Part {
 impl Part {
     pub(super) fn new(turn: u64, progress: Progress) -> Self {
         let next = progress.low;
-        Self { turn, progress, next, queued: 0, unfinished: 0, version: 0, committed: 0 }
+        Self { turn, progress, next, queued: Load::default(), stands: false, unfinished: 0, version: 0, committed: 0 }
     }
 
     pub(super) fn is_said(&self) -> bool {
@@ -88,8 +90,9 @@ pub(super) struct State {
     pub(super) parts: HashMap<Place, Part>,
     pub(super) turns: u64,
     inbox: VecDeque<Result<Item>>,
-    pub(super) queued: usize,
-    pub(super) queued_bytes: usize,
+    /// Events in the inbox: of partitions that are read, and of those that stand still.
+    queued: Load,
+    standing: Load,
     /// The driver.
     waker: Option<Waker>,
     /// Partitions are to go, and whether the driver has nothing under way any more.
@@ -104,13 +107,15 @@ pub(super) struct State {
     /// Something is to be committed in the background.
     pub(super) soon: bool,
     pub(super) seeks: Vec<Seek>,
-    /// What the group has finished is to be read anew.
+    /// What the group has finished is to be read anew. Nothing is committed before it is.
     pub(super) rewind: bool,
     /// The last question whether all is delivered, and the last for which it was so.
     pub(super) asked_end: u64,
     reached_end: u64,
-    /// It is to end; no more is said after that.
+    /// It is to end; what is done by then is said, and no more after that.
     pub(super) stop: bool,
+    /// The thread that commits has ended.
+    pub(super) ended: bool,
     /// The log of the bus was closed.
     closed: bool,
 }
@@ -277,9 +282,10 @@ impl Desk {
             if part.progress.is_finished(message.offset) {
                 return;
             }
-            part.queued += 1;
-            state.queued += 1;
-            state.queued_bytes += size(&message);
+            let load = Load::of(&message);
+            part.queued.add(load);
+            let queued = if part.stands { &mut state.standing } else { &mut state.queued };
+            queued.add(load);
             state.inbox.push_back(Ok(Item::Message(message)));
             state.waker.take()
         };
@@ -307,8 +313,10 @@ impl Desk {
     pub(super) fn hand_back(&self, patience: Duration) {
         self.tell(|state| (state.asked, state.released) = (true, false));
         let over = |state: &State| {
-            let said = state.parts.values().all(Part::is_said);
-            state.stop || (state.released && state.wishes.is_empty() && !state.committing && said)
+            // What is not known is not said any more, and read by whoever comes next.
+            let said = state.rewind || state.parts.values().all(Part::is_said);
+            let released = state.released || state.stop;
+            state.ended || (released && state.wishes.is_empty() && !state.committing && said)
         };
         drop(self.wait_until(patience, over));
     }
@@ -328,7 +336,7 @@ impl Desk {
             };
             state.gone.extend(parts.into_keys().map(gone));
             state.inbox.retain(|item| !matches!(item, Ok(Item::Message(_))));
-            (state.queued, state.queued_bytes) = (0, 0);
+            (state.queued, state.standing) = (Load::default(), Load::default());
             (state.asked, state.released, state.soon, state.rewind) = (false, false, false, false);
             // What was delivered and not handled comes again.
             state.reached_end = 0;
@@ -341,29 +349,54 @@ impl Desk {
     /// One partition goes on elsewhere: what of it waits is forgotten.
     pub(super) fn move_to(&self, place: &Place, offset: u64) {
         self.tell(|state| {
-            let State { parts, inbox, queued, queued_bytes, gone, turns, soon, .. } = state;
+            let State { parts, inbox, queued, standing, gone, turns, soon, .. } = state;
             let Some(part) = parts.get_mut(place) else { return };
             *turns += 1;
-            *part = Part { version: 1, ..Part::new(*turns, Progress::at(offset)) };
+            let stands = part.stands;
+            (if stands { standing } else { queued }).take(part.queued);
+            *part = Part { version: 1, stands, ..Part::new(*turns, Progress::at(offset)) };
             *soon = true;
             gone.push(TopicPartition { topic: place.0.to_string(), partition: u32::try_from(place.1).unwrap_or(0) });
-            inbox.retain(|item| match item {
-                Ok(Item::Message(message)) if place_of(message) == *place => {
-                    *queued -= 1;
-                    *queued_bytes -= size(message);
-                    false
-                }
-                _ => true,
-            });
+            inbox.retain(|item| !matches!(item, Ok(Item::Message(message)) if place_of(message) == *place));
         });
     }
 }
 
 /// The client library gives a commit up earlier.
 const SAID_WITHIN: Duration = Duration::from_secs(150);
-/// So many events, and bytes, wait for the driver before reading pauses.
+/// So many events, and bytes, wait for the driver before their partitions are not read for a while.
 const QUEUED_MAX: usize = 1000;
 const QUEUED_BYTES_MAX: usize = 16 << 20;
+/// So many times as much before nothing is: the driver takes none of them, or the partitions are many.
+const STANDING_TIMES_MAX: usize = 4;
+
+/// Events that wait for the driver.
+#[derive(Debug, Default, Clone, Copy)]
+struct Load {
+    events: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn of(message: &Message) -> Self {
+        Self { events: 1, bytes: size(message) }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.events += more.events;
+        self.bytes += more.bytes;
+    }
+
+    fn take(&mut self, less: Self) {
+        self.events = self.events.saturating_sub(less.events);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+    }
+
+    fn and(mut self, more: Self) -> Self {
+        self.add(more);
+        self
+    }
+}
 
 impl State {
     /// Somebody waits for what is done to be committed.
@@ -371,12 +404,39 @@ impl State {
         self.stop || self.asked
     }
 
+    /// Whether enough waits for the driver. What stands still does not count, or it would slow the others down.
     pub(super) fn is_full(&self) -> bool {
-        self.queued >= QUEUED_MAX || self.queued_bytes >= QUEUED_BYTES_MAX
+        let reaches =
+            |load: Load, times: usize| load.events >= times * QUEUED_MAX || load.bytes >= times * QUEUED_BYTES_MAX;
+        reaches(self.queued, 1) || reaches(self.queued.and(self.standing), STANDING_TIMES_MAX)
     }
 
-    pub(super) fn is_half_empty(&self) -> bool {
-        self.queued <= QUEUED_MAX / 2 && self.queued_bytes <= QUEUED_BYTES_MAX / 2
+    /// Partitions whose events wait are to be read no further. Answers which were until now.
+    pub(super) fn stand_still(&mut self) -> Vec<Place> {
+        let busy = self.parts.iter_mut().filter(|(_, part)| part.queued.events > 0 && !part.stands);
+        let places = busy.map(|(place, part)| {
+            part.stands = true;
+            place.clone()
+        });
+        let places = places.collect();
+        self.standing.add(std::mem::take(&mut self.queued));
+        places
+    }
+
+    /// Which of these that stand still can be read on: they are not many events any more, or somebody else's.
+    pub(super) fn go_on(&mut self, places: &[Place]) -> Vec<Place> {
+        let Self { parts, queued, standing, .. } = self;
+        let goes_on = |place: &&Place| {
+            let Some(part) = parts.get_mut(*place) else { return true };
+            let then = queued.and(part.queued);
+            let goes_on = then.events <= QUEUED_MAX / 2 && then.bytes <= QUEUED_BYTES_MAX / 2;
+            if goes_on && std::mem::take(&mut part.stands) {
+                standing.take(part.queued);
+                *queued = then;
+            }
+            goes_on
+        };
+        places.iter().filter(goes_on).cloned().collect()
     }
 
     /// The next for the driver: of partitions of which it has as many unfinished ones as a commit can tell of, it gets no more.
@@ -388,12 +448,11 @@ impl State {
             match self.parts.get_mut(&place) {
                 Some(part) if !part.has_room(message.offset) => at += 1,
                 part => {
-                    let (offset, size) = (message.offset, size(message));
-                    self.queued = self.queued.saturating_sub(1);
-                    self.queued_bytes = self.queued_bytes.saturating_sub(size);
+                    let (offset, load) = (message.offset, Load::of(message));
                     let item = self.inbox.remove(at);
                     let Some(part) = part else { continue };
-                    part.queued = part.queued.saturating_sub(1);
+                    part.queued.take(load);
+                    (if part.stands { &mut self.standing } else { &mut self.queued }).take(load);
                     // Another attempt at it, from before, may have ended meanwhile.
                     if part.progress.is_finished(offset) {
                         continue;

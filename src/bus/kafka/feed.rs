@@ -43,7 +43,7 @@ pub(in crate::bus) struct Join<'a> {
 }
 
 /// How long partitions wait for handlers, at the most: the brokers take a member for dead that keeps them waiting for five minutes.
-const PATIENCE_MAX: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(120);
 
 pub(in crate::bus) struct Feed {
     desk: Arc<Desk>,
@@ -113,6 +113,8 @@ impl Feed {
             taken_over: false,
             ends: Ends::default(),
             paused: Vec::new(),
+            left_out: Vec::new(),
+            look_at: Duration::ZERO,
         };
         // Before the threads begin: should it not come to the end of this, they end.
         let feed = Self { desk: Arc::clone(&desk), left };

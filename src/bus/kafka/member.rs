@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::clients;
 use super::desk::{Desk, Place, State};
 use super::ends::Ends;
+use super::feed::PATIENCE_MAX;
 use super::records::{Names, message};
 use super::take_over::TakeOver;
 use super::wanted::Wanted;
@@ -33,8 +34,10 @@ const LOOK_BRIEFLY: Duration = Duration::from_millis(5);
 const STALL: Duration = Duration::from_millis(100);
 /// After a failure that passes.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How long to wait for a partition's leader before looking again.
+const LEADER_AFTER: Duration = Duration::from_secs(2);
 /// How long a group may take to let somebody in: as long as another member may keep it waiting, and then some.
-const JOIN_MAX: Duration = Duration::from_secs(90);
+const JOIN_MAX: Duration = PATIENCE_MAX.saturating_add(Duration::from_secs(60));
 
 /// The consumer, for the threads of one subscription.
 pub(super) struct Member {
@@ -128,6 +131,9 @@ pub(super) struct Reader {
     pub(super) taken_over: bool,
     pub(super) ends: Ends,
     pub(super) paused: Vec<Place>,
+    /// What it has and cannot read yet, and when to look again.
+    pub(super) left_out: Vec<Place>,
+    pub(super) look_at: Duration,
 }
 
 impl Reader {
@@ -194,17 +200,35 @@ impl Reader {
             self.desk.let_go();
             self.taken_over = false;
         }
+        if !self.taken_over {
+            // What is paused stays so in the client library, whatever is assigned to it.
+            self.go_on_with_all();
+        }
         if let Some(given) = self.given.as_ref().filter(|_| !self.taken_over) {
-            self.paused.clear();
             self.ends.forget();
-            self.take_over.run(&self.cluster, &self.desk, &self.member, given)?;
+            self.left_out = self.take_over.run(&self.cluster, &self.desk, &self.member, given)?;
             self.taken_over = true;
+            self.look_at = self.desk.clock.monotonic().saturating_add(LEADER_AFTER);
             if let Some(joined) = self.joined.take() {
                 let _gone = joined.send(Ok(())).is_err();
             }
         }
         self.seek()?;
+        self.look_for_leaders()?;
         self.look_for_the_end()
+    }
+
+    /// What was left out is taken over with the others, anew, once it has a leader.
+    fn look_for_leaders(&mut self) -> Result<()> {
+        let now = self.desk.clock.monotonic();
+        if !self.taken_over || self.left_out.is_empty() || now < self.look_at {
+            return Ok(());
+        }
+        self.look_at = now.saturating_add(LEADER_AFTER);
+        if self.cluster.has_leader(&self.left_out)? {
+            self.desk.tell(|state| state.rewind = true);
+        }
+        Ok(())
     }
 
     fn seek(&mut self) -> Result<()> {
@@ -223,7 +247,7 @@ impl Reader {
 
     fn look_for_the_end(&mut self) -> Result<()> {
         let asked = self.desk.lock().asked_end;
-        if !self.taken_over || !self.ends.is_wanted(asked) {
+        if !self.taken_over || !self.left_out.is_empty() || !self.ends.is_wanted(asked) {
             return Ok(());
         }
         if self.ends.begins(asked) && self.wanted.refresh(&self.cluster, &self.desk, &self.member, true)? {
@@ -248,24 +272,32 @@ impl Reader {
         }
     }
 
-    /// While the driver has enough to do, nothing is read.
-    fn stand_still(&mut self) {
-        if !self.paused.is_empty() && self.desk.lock().is_half_empty() {
+    fn go_on_with_all(&mut self) {
+        if !self.paused.is_empty() {
             let paused = std::mem::take(&mut self.paused);
             self.told(self.member.consumer.resume(&place_list(&paused)));
+        }
+    }
+
+    /// What the driver has enough of is read no further.
+    fn stand_still(&mut self) {
+        if !self.paused.is_empty() {
+            let more = self.desk.lock().go_on(&self.paused);
+            if !more.is_empty() {
+                self.paused.retain(|place| !more.contains(place));
+                self.told(self.member.consumer.resume(&place_list(&more)));
+            }
         }
         if !self.desk.lock().is_full() {
             return;
         }
-        let state = self.desk.wait_until(STALL, |state| state.stop || !state.is_full());
+        let mut state = self.desk.wait_until(STALL, |state| state.stop || !state.is_full());
         if !state.is_full() {
             return;
         }
         // It takes longer: the group must hear of this member all the same.
-        let busy: Vec<Place> =
-            state.parts.iter().filter(|(_, part)| part.queued > 0).map(|(place, _)| place.clone()).collect();
+        let more = state.stand_still();
         drop(state);
-        let more: Vec<Place> = busy.into_iter().filter(|place| !self.paused.contains(place)).collect();
         if !more.is_empty() {
             self.told(self.member.consumer.pause(&place_list(&more)));
             self.paused.extend(more);

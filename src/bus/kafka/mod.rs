@@ -31,6 +31,8 @@ mod publish;
 mod read;
 mod records;
 mod take_over;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod topics;
 mod wanted;

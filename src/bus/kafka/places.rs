@@ -14,25 +14,7 @@ use crate::replay::Start;
 impl Cluster {
     /// An offset of each partition, by a time in milliseconds or one of the two times that stand for its begin and its end.
     fn offsets(&self, places: &[Place], time: Offset) -> Result<HashMap<Place, Option<u64>>> {
-        if places.is_empty() {
-            return Ok(HashMap::new());
-        }
-        const ASKING: &str = "cannot find out where partitions begin and end";
-        let found: TopicPartitionList = self.asked(ASKING, |query, slice| {
-            let mut list = place_list(places);
-            list.set_all_offsets(time)?;
-            let found = query.offsets_for_times(list, slice)?;
-            found.elements().iter().try_for_each(TopicPartitionListElem::error)?;
-            Ok(found)
-        })?;
-        let mut offsets = HashMap::new();
-        for one in found.elements() {
-            let offset = match one.offset() {
-                Offset::Offset(offset) => u64::try_from(offset).ok(),
-                _ => None,
-            };
-            offsets.insert((Arc::from(one.topic()), one.partition()), offset);
-        }
+        let offsets = self.offsets_that(places, time, true)?;
         match places.iter().find(|place| !offsets.contains_key(*place)) {
             Some((topic, partition)) => {
                 let sentence =
@@ -43,6 +25,32 @@ impl Cluster {
         }
     }
 
+    /// The same, of all or of those of which there is an answer at once.
+    fn offsets_that(&self, places: &[Place], time: Offset, all: bool) -> Result<HashMap<Place, Option<u64>>> {
+        if places.is_empty() {
+            return Ok(HashMap::new());
+        }
+        const ASKING: &str = "cannot find out where partitions begin and end";
+        let found: TopicPartitionList = self.asked(ASKING, |query, slice| {
+            let mut list = place_list(places);
+            list.set_all_offsets(time)?;
+            let found = query.offsets_for_times(list, slice)?;
+            if all {
+                found.elements().iter().try_for_each(TopicPartitionListElem::error)?;
+            }
+            Ok(found)
+        })?;
+        let mut offsets = HashMap::new();
+        for one in found.elements().into_iter().filter(|one| one.error().is_ok()) {
+            let offset = match one.offset() {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            };
+            offsets.insert((Arc::from(one.topic()), one.partition()), offset);
+        }
+        Ok(offsets)
+    }
+
     /// Behind the last record of each partition, of transactions under way included.
     pub(super) fn ends(&self, places: &[Place]) -> Result<HashMap<Place, u64>> {
         let ends = self.offsets(places, Offset::End)?;
@@ -51,12 +59,32 @@ impl Cluster {
 
     /// The first offset of each partition, and the one behind its last.
     pub(super) fn ranges(&self, places: &[Place]) -> Result<HashMap<Place, (u64, u64)>> {
-        let (firsts, ends) = (self.offsets(places, Offset::Beginning)?, self.ends(places)?);
-        let range = |(place, end): (Place, u64)| {
-            let first = firsts.get(&place).copied().flatten().unwrap_or(0);
-            (place, (first, end))
+        Ok(zip(&self.offsets(places, Offset::Beginning)?, self.offsets(places, Offset::End)?))
+    }
+
+    /// The same, without partitions that have no leader, unless all have none.
+    pub(super) fn known_ranges(&self, places: &[Place]) -> Result<HashMap<Place, (u64, u64)>> {
+        let error = match self.ranges(places) {
+            Err(error) if error.kind() == ErrorKind::Unavailable && places.len() > 1 => error,
+            answer => return answer,
         };
-        Ok(ends.into_iter().map(range).collect())
+        let firsts = self.offsets_that(places, Offset::Beginning, false)?;
+        let known = zip(&firsts, self.offsets_that(places, Offset::End, false)?);
+        if known.is_empty() { Err(error) } else { Ok(known) }
+    }
+
+    /// Whether one of these partitions has a leader.
+    pub(super) fn has_leader(&self, places: &[Place]) -> Result<bool> {
+        for (topic, partition) in places {
+            let known = self.asked("cannot find out who leads a partition", |query, slice| {
+                query.fetch_metadata(Some(topic), slice)
+            })?;
+            let mut partitions = known.topics().iter().flat_map(|topic| topic.partitions());
+            if partitions.any(|known| known.id() == *partition && known.leader() >= 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Where a reader begins in each partition.
@@ -98,4 +126,13 @@ impl Cluster {
         }
         Ok(found)
     }
+}
+
+/// Of partitions of which both are known.
+fn zip(firsts: &HashMap<Place, Option<u64>>, ends: HashMap<Place, Option<u64>>) -> HashMap<Place, (u64, u64)> {
+    let range = |(place, end): (Place, Option<u64>)| {
+        let first = *firsts.get(&place)?;
+        Some((place, (first.unwrap_or(0), end.unwrap_or(0))))
+    };
+    ends.into_iter().filter_map(range).collect()
 }

@@ -26,11 +26,20 @@ pub(super) struct TakeOver {
 }
 
 impl TakeOver {
-    /// Reads how far the group has come in these partitions, and begins to read there.
-    pub(super) fn run(&self, cluster: &Arc<Cluster>, desk: &Desk, member: &Member, given: &[Place]) -> Result<()> {
+    /// Reads how far the group has come in these partitions, and begins to read there. Answers which are left out: those of which it is
+    /// not known where the group begins in them, as they have no leader.
+    pub(super) fn run(
+        &self,
+        cluster: &Arc<Cluster>,
+        desk: &Desk,
+        member: &Member,
+        given: &[Place],
+    ) -> Result<Vec<Place>> {
         let mut parts = self.committed(desk, member, given)?;
-        let new: Vec<Place> = given.iter().filter(|place| !parts.contains_key(*place)).cloned().collect();
-        let ranges = cluster.ranges(given)?;
+        // What waits behind dead letters is known of all partitions or of none.
+        let ranges = if self.parked.is_some() { cluster.ranges(given)? } else { cluster.known_ranges(given)? };
+        let new = given.iter().filter(|place| !parts.contains_key(*place)).cloned();
+        let (new, left_out): (Vec<Place>, Vec<Place>) = new.partition(|place| ranges.contains_key(place));
         let begins = self.begin(cluster, &new)?;
         if !begins.is_empty() {
             // A group begins once, wherever the end of the partition is by the time that something is done.
@@ -43,6 +52,7 @@ impl TakeOver {
         }
         let mut gaps = Vec::new();
         for (place, progress) in &mut parts {
+            // Without a leader it is found out by reading there.
             let (first, end) = ranges.get(place).copied().unwrap_or((0, u64::MAX));
             if progress.low > end {
                 return Err(Error::new(
@@ -80,7 +90,7 @@ impl TakeOver {
                 state.parts.insert(place, Part::new(state.turns, progress));
             }
         });
-        Ok(())
+        Ok(left_out)
     }
 
     /// What is committed. Waits for what is under way of whoever had the partitions before.

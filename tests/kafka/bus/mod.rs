@@ -15,6 +15,7 @@ mod faults;
 mod kill;
 mod limits;
 mod shared;
+mod standing;
 
 const NUMBERS: TopicDef<u64, Json> = TopicDef::new("numbers");
 const OTHERS: TopicDef<u64, Json> = TopicDef::new("others");
