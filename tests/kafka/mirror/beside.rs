@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use annals::mirror::{
     Guarantee, KafkaConfig, Mirror, MirrorState, ORIGIN_LOG, ORIGIN_OFFSET, ORIGIN_PARTITION, ORIGIN_TOPIC, OnRefused,
-    SaslMechanism, SecurityProtocol,
 };
 use annals::{ErrorKind, Log, Record, TopicSettings};
 use bytes::Bytes;
 
 use super::world::{World, caught_up, paused, resume, stop, values};
-use crate::support::{Broker, Options, password, until};
+use crate::support::{Broker, until};
 
 /// A topic that a source fills: everything in it came from another log.
 async fn fill_with_foreign(world: &World<'_>, topic: &str, count: u64) {
@@ -246,28 +245,4 @@ async fn nobody_waits_for_a_topic_that_is_gone() {
     };
     tokio::join!(waits, goes);
     stop(mirror).await;
-}
-
-/// The client library looks for the group that it makes consumers name, though nobody is in it.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_right_to_a_group_is_needed() {
-    let Some(broker) = Broker::start(Options::new().acl()) else { return };
-    let world = World::new(&broker);
-    world.topic("orders", 1).await;
-    world.publish("orders", 100).await;
-    let right = ["--allow-principal", "User:writer", "--operation", "All", "--group", "*"];
-    let remove = [&["--bootstrap-server", broker.bootstrap(), "--remove", "--force"][..], &right].concat();
-    tokio::task::block_in_place(|| broker.tool("acls", &remove));
-    for _ in 0..3 {
-        let as_writer = KafkaConfig::new(broker.sasl_bootstrap())
-            .security_protocol(SecurityProtocol::SaslPlaintext)
-            .sasl_mechanism(SaslMechanism::ScramSha512)
-            .sasl_username("writer")
-            .sasl_password(password("writer"));
-        let mirror = world.mirror().to(as_writer).spawn().unwrap();
-        world.publish("orders", 10).await;
-        caught_up(&mirror).await;
-        stop(mirror).await;
-    }
-    world.assert_exactly_once("orders").await;
 }

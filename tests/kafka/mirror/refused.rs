@@ -446,11 +446,9 @@ async fn a_mirror_needs_few_rights() {
     let mirror = || world.bare_mirror().to(nobody()).checkpoint_topic(&checkpoints).retry_paused(None);
     let id = format!("annals.{}.{}", world.log.id(), world.name);
     // To write a thing is to be told of it, too.
-    let needed: [(&[&str], &[&str]); 4] = [
+    let needed: [(&[&str], &[&str]); 3] = [
         (&["Write"], &["--topic", &target]),
         (&["Write", "Read"], &["--topic", &checkpoints]),
-        // Nobody joins it: the client library asks who looks after it.
-        (&["Describe"], &["--group", "annals-mirror"]),
         (&["Write"], &["--transactional-id", &id]),
     ];
     for (operations, resource) in needed {
