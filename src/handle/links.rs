@@ -35,7 +35,7 @@ pub struct LinkHealth {
     pub paused_partitions: u64,
     /// How many records it has not moved yet.
     pub lag_records: u64,
-    /// Why it has ended, or else the last error that it has met, also if it has passed.
+    /// Why it has ended, if it was not stopped; the last error that it has met as long as it is at work, also if it has passed.
     pub error: Option<Error>,
 }
 
@@ -48,7 +48,9 @@ impl LinkHealth {
         };
         let trouble = match &self.error {
             Some(error) if !self.running => format!("has ended: {error}"),
-            _ if self.paused_partitions > 0 => format!("has paused {} partitions for an error", self.paused_partitions),
+            _ if self.running && self.paused_partitions > 0 => {
+                format!("has paused {} partitions for an error", self.paused_partitions)
+            }
             Some(error) if !self.connected => format!("does not reach its cluster: {error}"),
             _ => return None,
         };
@@ -131,7 +133,7 @@ mod tests {
             link(LinkKind::Source, "s", |it| it.connected = false),
             link(LinkKind::Mirror, "m", |it| it.error = error()),
             link(LinkKind::Mirror, "ended", |it| (it.running, it.error) = (false, error())),
-            link(LinkKind::Mirror, "stopped", |it| it.running = false),
+            link(LinkKind::Mirror, "stopped", |it| (it.running, it.paused_partitions) = (false, 1)),
             link(LinkKind::Mirror, "held", |it| (it.paused_partitions, it.error) = (2, error())),
             link(LinkKind::Source, "away", |it| (it.connected, it.error) = (false, error())),
         ];

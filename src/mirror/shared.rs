@@ -325,7 +325,7 @@ impl<P: Moves + Clone + fmt::Debug + Send> Link for Shared<P> {
             connected: matches!(seen.state, MirrorState::Running | MirrorState::Paused),
             paused_partitions: all().filter(|(paused, _)| paused.is_some()).count() as u64,
             lag_records: all().map(|(_, lag)| lag).sum(),
-            error: seen.failure.clone().or_else(|| seen.last_error.clone()),
+            error: if seen.over { seen.failure.clone() } else { seen.last_error.clone() },
         }
     }
 }
