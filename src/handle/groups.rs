@@ -167,18 +167,14 @@ impl Log {
         describe(&self.inner.engine, name)
     }
 
-    /// Where a group has come to, in each partition of which it has committed something; nowhere if there is no such group. Unlike a
-    /// description of it this reads no records, which may be damaged.
+    /// Where a group has come to, in each partition of which it has committed something. Unlike a description of it this reads no
+    /// records, which may be damaged. `NotFound` if there is no such group.
     #[cfg(feature = "kafka")]
     pub(crate) fn group_offsets(&self, name: &str) -> Result<Vec<(TopicPartition, u64)>> {
         let engine = &self.inner.engine;
         engine.check_open()?;
-        let committed = match Groups::now(engine)?.committed_in(engine, name, &[]) {
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => return Ok(Vec::new()),
-            committed => committed?,
-        };
+        let committed = Groups::now(engine)?.committed_in(engine, name, &[])?.into_iter();
         let place = |topic: &str, partition| TopicPartition { topic: topic.to_owned(), partition };
-        let committed = committed.into_iter();
         Ok(committed
             .filter_map(|(topic, partition, offset)| Some((place(&topic.name, partition.owner.partition), offset?)))
             .collect())

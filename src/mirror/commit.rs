@@ -200,7 +200,10 @@ impl Runner {
 
     /// Where the log says that the mirror had come to.
     pub(super) fn places_here(&self) -> Result<BTreeMap<Place, u64>> {
-        let committed = self.settings.log.group_offsets(&self.group())?;
+        let committed = match self.settings.log.group_offsets(&self.group()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            committed => committed?,
+        };
         Ok(committed.into_iter().map(|(place, offset)| ((place.topic, place.partition), offset)).collect())
     }
 
