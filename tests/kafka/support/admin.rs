@@ -96,7 +96,7 @@ impl Broker {
         metadata.topics().iter().find(|topic| topic.name() == name).map(read)
     }
 
-    /// How many records a partition has had, markers of transactions included.
+    /// How many records a partition has had, markers of transactions included, but nothing of a transaction that is not marked as over.
     pub(crate) fn end(&self, topic: &str, partition: u32) -> i64 {
         let client: BaseConsumer = self.client().create().unwrap();
         client.fetch_watermarks(topic, partition as i32, ANSWER_MAX).unwrap().1
