@@ -348,3 +348,25 @@ impl Counters {
         counter.fetch_add(by, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{MirrorPartition, Shared};
+
+    #[test]
+    fn a_rest_is_cut_short_once_for_each_time_that_it_is_to_go_on() {
+        let shared: Shared<MirrorPartition> = Shared::new("mirror", "m");
+        let long = Duration::from_secs(3600);
+        shared.pause(false);
+        shared.rest(long);
+        // It is still to be tried again what was paused, and a rest is one all the same.
+        let hurries = || super::lock(&shared.wishes).hurry;
+        assert!(!hurries());
+        assert!(shared.take_retry());
+        shared.rest(Duration::from_millis(1));
+        shared.stop();
+        shared.rest(long);
+    }
+}

@@ -132,6 +132,24 @@ async fn a_dead_letter_that_is_not_taken_stops_its_partition() {
     assert_eq!(world.log.describe_topic("dead").unwrap().partitions[0].high_watermark, 1);
 }
 
+/// The client library counts what waits in KiB. What is more than these would wait for room for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_for_which_there_is_never_room_stops_its_partition() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker);
+    for topic in ["orders", "others"] {
+        world.topic(topic, 1).await;
+    }
+    world.publish_one("orders", Record::new(Bytes::from(vec![b'x'; 99_700]))).await;
+    world.publish("others", 10).await;
+    let mirror = world.mirror().in_flight_bytes_max(100_000).retry_paused(None).spawn().unwrap();
+    let error = paused(&mirror, "orders", 0).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    caught_up(&mirror).await;
+    stop(mirror).await;
+    world.assert_exactly_once("others").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_refused_itself_has_no_dead_letter() {
     let Some(broker) = Broker::shared() else { return };
