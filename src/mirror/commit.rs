@@ -11,7 +11,6 @@ use rdkafka::message::OwnedHeaders;
 
 use super::checkpoint::{Checkpoint, Place};
 use super::forward::cannot_mark;
-use super::lane::Lane;
 use super::producer::{Outgoing, Trouble};
 use super::run::{BACKOFF_MAX, BACKOFF_MIN, Runner, STOP_MAX, Sent, Session};
 use super::settings::Guarantee;
@@ -146,12 +145,7 @@ impl Runner {
 
     /// Without transactions the place is kept in the log, as that of a group.
     fn commit_here(&self) -> Result<()> {
-        // The name of a topic that is gone may be that of another one by now.
-        let is_there = |lane: &&Lane| {
-            let gone = lane.topic.watermarks(lane.place.1).err();
-            gone.is_none_or(|error| error.kind() != ErrorKind::NotFound)
-        };
-        let changed = self.lanes.iter().filter(|lane| lane.has_changed()).filter(is_there);
+        let changed = self.lanes.iter().filter(|lane| lane.has_changed() && lane.is_there());
         let places: Vec<_> = changed.map(|lane| (at(&lane.place), lane.next)).collect();
         self.settings.log.blocking_set_group_offsets(&self.group(), &places)
     }
@@ -188,7 +182,7 @@ impl Runner {
         let places: Vec<_> = self
             .lanes
             .iter()
-            .filter(|lane| lane.cached != Some(lane.committed))
+            .filter(|lane| lane.cached != Some(lane.committed) && lane.is_there())
             .map(|lane| (at(&lane.place), lane.committed))
             .collect();
         match self.settings.log.blocking_set_group_offsets(&self.group(), &places) {

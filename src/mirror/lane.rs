@@ -15,7 +15,7 @@ use super::outgoing::OriginTexts;
 use super::shared::Shared;
 use super::status::ErrorClass;
 use crate::codec::Raw;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::Message;
 use crate::replay::{Replay, Start};
 use crate::topic::Topic;
@@ -156,6 +156,12 @@ impl Lane {
             }
         }
         Poll::Ready(Ok(Some(next)))
+    }
+
+    /// Whether its topic is still there: the name of one that is gone may be that of another one by now, whose place is not to be set.
+    pub(super) fn is_there(&self) -> bool {
+        let gone = self.topic.watermarks(self.place.1).err();
+        gone.is_none_or(|error| error.kind() != ErrorKind::NotFound)
     }
 
     /// Does not forward it any more, and says why.
